@@ -1,0 +1,46 @@
+"""gunicorn workers that lose no request when a pod starts and stops.
+
+``gunicorn -k gracefulworker.gthread app:app`` (or ``.sync``, ``.gevent``) is all that is needed; a
+config file that has ``import gracefulworker`` makes ``-k gracefulworker`` mean gthread. The phases
+that lead to the end are described in `gracefulworker.phases`.
+
+What may be changed here: only the names that users write. The worker classes are looked up when
+they are asked for, so that this import needs neither gevent nor a gunicorn that we support.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+from gunicorn.workers import SUPPORTED_WORKERS
+
+from gracefulworker.support import check_gunicorn
+
+__version__ = "0.1.0"
+
+_WORKERS = {
+    "sync": ("gracefulworker.workers.sync", "SyncWorker"),
+    "gthread": ("gracefulworker.workers.gthread", "ThreadWorker"),
+    "gevent": ("gracefulworker.workers.ggevent", "GeventWorker"),
+}
+
+# `-k NAME` without a dot is looked up only here (gunicorn.util.load_class).
+SUPPORTED_WORKERS["gracefulworker"] = "gracefulworker.gthread"
+
+
+def __getattr__(name: str) -> Any:
+    """The worker class behind `-k gracefulworker.NAME` (PEP 562).
+
+    :raises RuntimeError: on a gunicorn that is not supported, and for gevent without gevent.
+    """
+    if name not in _WORKERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    check_gunicorn()
+    if name == "gevent" and importlib.util.find_spec("gevent") is None:
+        raise RuntimeError(
+            "gracefulworker.gevent needs gevent: pip install 'gracefulworker[gevent]'"
+        )
+    module, worker = _WORKERS[name]
+    return getattr(importlib.import_module(module), worker)

@@ -1,0 +1,210 @@
+"""Closing without losing anybody: listeners are gated, connections are half-closed and linger.
+
+**Listeners.** Closing a listening socket resets every connection in its accept queue, and
+accepting until EAGAIN before the close still loses those that complete in between. What is wanted
+is "refuse newcomers, keep the queue":
+
+- TCP on Linux 5.7+: SO_BINDTOIFINDEX with an interface that does not exist, on the *listening*
+  socket. The lookup for a new SYN no longer finds it, so the kernel answers RST (ECONNREFUSED) at
+  once; what is queued, and handshakes already begun, still reach the queue. It needs no privilege
+  and acts on the socket that all processes share. It cannot be undone without privilege, so it is
+  never done to a listener that outlives us.
+- Unix: shutdown(SHUT_RD) on the listener; exact, also for abstract names.
+
+One exception is known: with SYN cookies (a full SYN queue) the kernel remembers nothing of a
+handshake under way, and it is reset as it would be by a close.
+
+**Connections.** close() with unread bytes in the receive buffer, or bytes that arrive after it,
+sends RST, which can destroy a response on its way. So: FIN first (RFC 9112 section 9.6), then
+read on until the client closes its side too, for a bounded time and in nobody's way.
+
+What may be changed here: how the kernel is asked. Who is closed when, the workers decide.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import selectors
+import socket
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+#: Linux's socket option (include/uapi/asm-generic/socket.h, since 5.1), not in Python's socket.
+SO_BINDTOIFINDEX = 62
+
+#: No interface ever has this index.
+NO_SUCH_INTERFACE = 0x7FFFFFFF
+
+#: Seconds after the gate in which a handshake may still complete, at least and at most.
+SETTLE_MIN = 0.05
+SETTLE_MAX = 1.0
+
+#: Seconds that a closed connection is read on for, as gunicorn's util.close_graceful does.
+LINGER = 2.0
+
+#: accept() has nothing: not yet, not any more, or the client has left the queue. A Unix listener
+#: that was gated says EINVAL when its queue is empty.
+NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED, errno.EINVAL)
+
+#: accept() found no room: patience, a descriptor will be free again.
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+#: The real one: the gevent worker patches `select` after the fork, and this must not yield.
+_poll = select.poll
+
+#: State of a handshake under way in /proc/net/tcp (include/net/tcp_states.h).
+_SYN_RECV = "03"
+
+
+def shut(listener: Any) -> bool:
+    """Refuse newcomers and keep the queue; False where the kernel does not know how."""
+    try:
+        if listener.family == socket.AF_UNIX:
+            listener.shutdown(socket.SHUT_RD)
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, NO_SUCH_INTERFACE)
+    except OSError:
+        return False
+    return True
+
+
+def ports(listeners: list[Any]) -> frozenset[int]:
+    """The TCP ports among `listeners`."""
+    return frozenset(
+        listener.getsockname()[1] for listener in listeners if listener.family != socket.AF_UNIX
+    )
+
+
+def handshakes_under_way(of_ports: frozenset[int]) -> bool:
+    """Whether a client of one of these ports has sent SYN and not yet its last ACK."""
+    endings = tuple(f":{port:04X}" for port in of_ports)
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            lines = Path(table).read_text("ascii").splitlines()[1:]
+        except OSError:
+            continue  # not Linux, or no IPv6
+        for line in lines:
+            _, local, _, state, *_ = line.split(maxsplit=4)
+            if state == _SYN_RECV and local.endswith(endings):
+                return True
+    return False
+
+
+class ListenerName:
+    """Stands for a listener in gunicorn's handlers: its name is asked for after it is closed."""
+
+    def __init__(self, listener: Any) -> None:
+        self._listener = listener
+        self._name = listener.getsockname()
+
+    def getsockname(self) -> Any:
+        return self._name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._listener, name)
+
+
+class UnixPaths:
+    """The file system names of Unix listeners, to be removed by whoever made them."""
+
+    def __init__(self, listeners: list[Any]) -> None:
+        self._identity: dict[str, tuple[int, int]] = {}
+        for listener in listeners:
+            name = listener.getsockname()
+            # An abstract name (a leading NUL) has no file.
+            if listener.family == socket.AF_UNIX and isinstance(name, str) and name:
+                try:
+                    self._identity[name] = _identity(name)
+                except OSError:
+                    continue  # somebody removed it already
+
+    def unlink(self) -> None:
+        """Remove each name, unless another process has put its own socket there since."""
+        for name, identity in self._identity.items():
+            try:
+                if _identity(name) == identity:
+                    os.unlink(name)
+            except FileNotFoundError:
+                continue
+        self._identity.clear()
+
+
+def _identity(name: str) -> tuple[int, int]:
+    status = os.stat(name)
+    return status.st_dev, status.st_ino
+
+
+def readable(fds: list[int]) -> set[int]:
+    """Those of `fds` that have bytes, an end of file or an error to tell, without waiting."""
+    poll = _poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return {fd for fd, _ in poll.poll(0)}
+
+
+class Lingerer:
+    """Connections that have sent FIN and are read on until the client closes its side too.
+
+    Not thread-safe: one loop owns it, waits on `fileno()` and calls `sweep`.
+    """
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._expiry: deque[tuple[float, socket.socket]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._selector.get_map())
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when `sweep` has something to do."""
+        return self._selector.fileno()  # type: ignore[attr-defined, no-any-return]
+
+    def add(self, connection: socket.socket) -> None:
+        """Half-close `connection` and take it over; it is closed here, and nowhere else."""
+        try:
+            connection.shutdown(socket.SHUT_WR)
+            connection.setblocking(False)
+        except OSError:
+            connection.close()  # the client is gone already
+            return
+        if _at_end(connection):
+            connection.close()
+            return
+        self._selector.register(connection, selectors.EVENT_READ)
+        self._expiry.append((time.monotonic() + LINGER, connection))
+
+    def sweep(self) -> None:
+        """Read what has come, close what has ended or was given its time."""
+        for key, _ in self._selector.select(0):
+            if _at_end(key.fileobj):
+                self._close(key.fileobj)
+        now = time.monotonic()
+        while self._expiry and (self._expiry[0][1].fileno() < 0 or self._expiry[0][0] <= now):
+            connection = self._expiry.popleft()[1]
+            if connection.fileno() >= 0:
+                self._close(connection)
+
+    def close(self) -> None:
+        """Close every connection and the selector."""
+        for key in list(self._selector.get_map().values()):
+            self._close(key.fileobj)
+        self._expiry.clear()
+        self._selector.close()
+
+    def _close(self, connection: Any) -> None:
+        self._selector.unregister(connection)
+        connection.close()
+
+
+def _at_end(connection: Any) -> bool:
+    """Throw away what a non-blocking connection has received; whether that was all."""
+    try:
+        return not connection.recv(65536)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

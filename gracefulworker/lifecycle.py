@@ -1,0 +1,192 @@
+"""What the arbiter and its workers share: one memory page and two bells.
+
+The page is an anonymous shared mapping made before the first fork. The arbiter alone writes the
+phase and the times; each worker has a slot with its own flags and counters, given and freed by the
+arbiter. A bell is a pipe whose only write end is the arbiter's: closing it makes every worker's
+read end readable for good, and so does the arbiter's death, so "readable" means "look at the
+page". Signals are not needed for any of this, so an application that installs its own SIGTERM
+handler changes nothing.
+
+What may be changed here: cells may be added (before the sizes below run out). Each cell is eight
+aligned bytes, written by one process only, or under `Slot.count`'s lock; times are
+``time.monotonic_ns()``, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import enum
+import mmap
+import os
+import threading
+
+from gracefulworker.phases import Phase
+
+#: Cells of the page's head and of each slot (eight bytes each).
+HEAD_CELLS = 16
+SLOT_CELLS = 16
+
+#: Workers that can live at once: HUP doubles them and TTIN has no bound. Pages of the mapping
+#: that nobody touches cost no memory.
+SLOTS = 16384
+
+
+class Listeners(enum.IntEnum):
+    """What a draining worker does with the listening sockets."""
+
+    OPEN = 0  #: the arbiter has not come to them yet: go on accepting
+    GATED = 1  #: newcomers are refused, handshakes may still complete: go on accepting
+    SEALED = 2  #: nothing more will come: accept until the queue is empty, then close
+    LEFT = 3  #: they outlive us (USR2, systemd): their queue is served by others, just close
+
+
+def _cell(index: int) -> property:
+    def read(self: _Cells) -> int:
+        return self._cells[self._base + index]
+
+    def write(self: _Cells, value: int) -> None:
+        self._cells[self._base + index] = value
+
+    return property(read, write)
+
+
+class _Cells:
+    """Named views of a run of cells."""
+
+    def __init__(self, cells: memoryview[int], base: int) -> None:
+        self._cells = cells
+        self._base = base
+
+
+class Slot(_Cells):
+    """One worker's flags and counters; the counters begin at SIGTERM."""
+
+    retire = _cell(0)  #: set by the arbiter: stop, whatever the shared phase says
+    term_at = _cell(1)  #: ns of a SIGTERM that came without `retire`
+    booted = _cell(2)
+    drained = _cell(3)  #: has seen the sealed accept queue empty
+    in_flight = _cell(4)  #: requests that the application holds now
+    accepted = _cell(5)
+    accepted_at = _cell(6)  #: ns of the last new connection
+    served = _cell(7)
+    told_to_close = _cell(8)
+    closed_idle = _cell(9)
+    from_queue = _cell(10)
+    cut = _cell(11)
+
+    def __init__(self, cells: memoryview[int], base: int) -> None:
+        super().__init__(cells, base)
+        self._lock = threading.Lock()
+
+    def count(self, name: str, number: int = 1) -> None:
+        """Add to a counter from any of the worker's threads."""
+        with self._lock:
+            setattr(self, name, getattr(self, name) + number)
+
+    def clear(self) -> None:
+        for index in range(self._base, self._base + SLOT_CELLS):
+            self._cells[index] = 0
+
+
+class Page(_Cells):
+    """The head that all workers read, and the slots."""
+
+    _phase = _cell(0)
+    _listeners = _cell(1)
+    term_at = _cell(2)  #: ns of SIGTERM
+    drain_at = _cell(3)  #: ns of the end of the delay
+    deadline = _cell(4)  #: ns at which workers cut what is left
+
+    def __init__(self) -> None:
+        size = 8 * (HEAD_CELLS + SLOTS * SLOT_CELLS)
+        super().__init__(memoryview(mmap.mmap(-1, size)).cast("q"), 0)
+        self._free: list[int] = []
+        self._used = 0
+
+    @property
+    def phase(self) -> Phase:
+        """The shared phase; written by the arbiter alone, and never backwards."""
+        return _PHASES[self._cells[0]]
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        assert phase >= self._phase, f"phases go one way: {self.phase!r} to {phase!r}"
+        self._phase = phase
+
+    @property
+    def listeners(self) -> Listeners:
+        return Listeners(self._listeners)
+
+    @listeners.setter
+    def listeners(self, state: Listeners) -> None:
+        self._listeners = state
+
+    def take_slot(self) -> Slot:
+        """A cleared slot, for a worker about to be forked (arbiter only).
+
+        :raises RuntimeError: when `SLOTS` workers are alive.
+        """
+        if self._free:
+            index = self._free.pop()
+        elif self._used < SLOTS:
+            index = self._used
+            self._used += 1
+        else:
+            raise RuntimeError(f"more than {SLOTS} workers are alive: lower `workers`")
+        slot = Slot(self._cells, HEAD_CELLS + index * SLOT_CELLS)
+        slot.clear()
+        return slot
+
+    def free_slot(self, slot: Slot) -> None:
+        """Take back the slot of a worker that has been reaped (arbiter only)."""
+        self._free.append((slot._base - HEAD_CELLS) // SLOT_CELLS)
+
+
+_PHASES = tuple(Phase)
+
+
+class Bell:
+    """A broadcast that is heard once and for good, also by workers forked later."""
+
+    def __init__(self) -> None:
+        self.fd, self._write_fd = os.pipe()
+
+    def ring(self) -> None:
+        """Make `fd` readable in every process. Safe in a signal handler; ringing again is nothing."""
+        write_fd, self._write_fd = self._write_fd, -1
+        if write_fd >= 0:
+            os.close(write_fd)
+
+    #: A forked child gives its copy of the write end up the same way, unheard by the others.
+    disown = ring
+
+
+class Lifecycle:
+    """The page and the bells of one arbiter."""
+
+    def __init__(self) -> None:
+        self.page = Page()
+        self.lame_duck = Bell()
+        self.draining = Bell()
+        # Any fork, not only gunicorn's of workers: the dirty arbiter and a user's
+        # multiprocessing must not hold the write ends either, or the arbiter's death goes unheard.
+        os.register_at_fork(after_in_child=self._disown)
+
+    def _disown(self) -> None:
+        self.lame_duck.disown()
+        self.draining.disown()
+
+    def begin_lame_duck(self, now: int) -> None:
+        """SIGTERM came at `now` ns. Called in the arbiter's signal handler: no log, no lock."""
+        self.page.term_at = now
+        self.page.phase = Phase.LAME_DUCK
+        self.lame_duck.ring()
+
+    def begin_draining(self, now: int, deadline: int, listeners: Listeners) -> None:
+        """The delay was over at `now` ns; at `deadline` ns what is left is cut."""
+        self.page.drain_at = now
+        self.page.deadline = deadline
+        self.page.listeners = listeners
+        self.page.phase = Phase.DRAINING
+        self.draining.ring()
+
+

@@ -1,0 +1,349 @@
+"""What a user may set, where it is read from, and how it is fitted into the platform's time.
+
+What may be changed here: a setting is one line, a field of `Settings` with a kind in its
+metadata; its name is ``graceful_`` and the field's name, and `TABLE`, the environment, the bounds
+and the spelling checks all follow from that line. Bounds and words belong to the kinds
+(`Seconds`, `Switch`). Each `SettingsError` is one sentence with the setting as the user wrote it,
+the value and the fix, because it is the last thing that the user sees before the exit.
+
+Settings are plain names in gunicorn's config file, or environment variables of the same name in
+capitals. The environment wins, as gunicorn's command line wins over its file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+#: What all names begin with; gunicorn's own `graceful_timeout` shares it.
+PREFIX = "graceful_"
+
+#: Seconds kept free before the platform's SIGKILL, for the exit itself.
+MARGIN = 1.0
+
+#: Seconds from SIGTERM to SIGKILL that are assumed when nobody names a figure: the default of
+#: Kubernetes' terminationGracePeriodSeconds.
+ASSUMED_PERIOD = 30.0
+
+#: How alike (`difflib` ratio) a name must be to count as a misspelling. One letter too many or too
+#: few in `bind` is 0.89, two swapped letters in `workers` 0.86; `worker_id`, a helper that is met
+#: in real config files, is 0.84 from `worker_int`.
+ALIKE = 0.85
+
+
+class SettingsError(RuntimeError):
+    """A setting that the service must not start with.
+
+    It is a RuntimeError because gunicorn's `Application.run` prints ``Error: ...`` for one and
+    exits with status 1.
+    """
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """A time: a finite number of seconds, from 0 to `high`."""
+
+    meaning: str
+    high: float = 3600.0
+    unit = "s"
+
+    def read(self, value: object) -> float:
+        """Return `value`, a number or its text, as seconds.
+
+        :raises ValueError: with the rest of a sentence that begins with setting and value.
+        """
+        try:
+            # A bool passes for an int in Python, but True is not a second.
+            if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+                raise ValueError
+            seconds = float(value)
+        except (ValueError, OverflowError):
+            seconds = math.nan
+        if not math.isfinite(seconds) or seconds < 0:
+            raise ValueError(
+                f"is not a number of seconds: give one from 0 to {self.high:g}, such as 5 or 2.5"
+            )
+        if seconds > self.high:
+            raise ValueError(
+                f"is more than {self.high:g} s, so it is probably in milliseconds: give seconds"
+            )
+        return seconds
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Yes or no."""
+
+    meaning: str
+    unit = ""
+
+    def read(self, value: object) -> bool:
+        """Return `value`, a bool or one of the usual words, as a bool.
+
+        :raises ValueError: with the rest of a sentence that begins with setting and value.
+        """
+        word = str(value).strip().lower()
+        if word in ("1", "true", "yes", "on"):
+            return True
+        if word in ("0", "false", "no", "off"):
+            return False
+        raise ValueError("is neither yes nor no: give true or false, 1 or 0, yes or no, on or off")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What was set, fitted into the time that the platform gives. Times are in seconds."""
+
+    delay: float = field(
+        default=5.0,
+        metadata={"kind": Seconds("how long LAME_DUCK lasts; 0 = none; always 0 with --reload")},
+    )
+    #: What is in flight after the delay may take this long: gunicorn's graceful_timeout, fitted.
+    finish: float
+    kill_after: float | None = field(
+        default=None,
+        metadata={"kind": Seconds("what the platform gives from SIGTERM to SIGKILL")},
+    )
+    #: What `delay` and `finish` were fitted into: `kill_after`, or `ASSUMED_PERIOD`, or None when
+    #: nothing was assumed.
+    period: float | None
+    first_byte: float = field(
+        default=2.0,
+        metadata={"kind": Seconds("how long a connection may take to its first byte at the end")},
+    )
+    sigint: bool = field(
+        default=False,
+        metadata={"kind": Switch("SIGINT begins the same shutdown as SIGTERM")},
+    )
+    #: Sentences to be logged at the start.
+    warnings: tuple[str, ...] = ()
+    #: gunicorn's --reload: a developer at the terminal, who waits for nobody.
+    reload: bool = False
+
+    def plan(self) -> str:
+        """Return the line that tells at the start how a shutdown will go."""
+        end = self.delay + self.finish
+        line = (
+            f"shutdown plan: accept {self.delay:.1f} s, finish within {self.finish:.1f} s, "
+            f"exit by {end:.1f} s"
+        )
+        if self.period is None:
+            line += f": needs terminationGracePeriodSeconds of {_whole(end + MARGIN)} or more"
+        else:
+            line += f" of {self.period:.1f} s"
+        if self.reload:
+            line += " (no delay with --reload)"
+        return line
+
+
+#: All settings, by their names in the config file. In capitals they are the environment's names.
+TABLE: Mapping[str, dataclasses.Field[Any]] = MappingProxyType(
+    {PREFIX + f.name: f for f in dataclasses.fields(Settings) if "kind" in f.metadata}
+)
+
+
+def config_names(cfg: Any) -> Mapping[str, object]:
+    """Return the names of the config file that gunicorn loaded for `cfg`, {} when there is none.
+
+    gunicorn keeps a file as ``sys.modules["__config__"]``, also one that it found by itself, and
+    ``-c python:NAME`` as NAME; `cfg.config` holds the location, whether it was given on the
+    command line or in GUNICORN_CMD_ARGS. A file is loaded anew by each HUP, a module is not.
+    `cfg.config` must not be compared with the file's path: unless the command line gave it, a
+    file may assign a `config` of its own to it. So in a process that ran a second application,
+    the first one's file would be taken for an embedded one's, which has none; gunicorn's own
+    command never does that.
+    """
+    location = str(cfg.config)
+    is_module = location.startswith("python:")
+    module = sys.modules.get(location.removeprefix("python:") if is_module else "__config__")
+    return {} if module is None else vars(module)
+
+
+def read(
+    cfg: Any, environ: Mapping[str, str], names: Mapping[str, object] | None = None
+) -> Settings:
+    """Read, check and fit the settings of one loaded gunicorn configuration.
+
+    :param cfg: gunicorn's `Config`; a HUP makes a new one, so read again then.
+    :param environ: the arbiter's environment, in which gunicorn's ``-e`` has its place too.
+    :param names: the config file's names; `config_names` when not given.
+    :raises SettingsError: a value out of bounds, a wrong name, or a `graceful_kill_after` that
+        leaves no time.
+    """
+    if names is None:
+        names = config_names(cfg)
+    warnings = [*_misspelt_in_file(cfg, names), *_unknown_in_environment(cfg, environ)]
+    values: dict[str, Any] = {row.name: row.default for row in TABLE.values()}
+    given: dict[str, str] = {}  # how the user wrote each setting, to begin a sentence with
+    for name, row in TABLE.items():
+        variable = name.upper()
+        # Kubernetes manifests and compose files cannot unset a variable, only empty it.
+        value: object = environ.get(variable, "").strip() or None
+        if value is not None:
+            given[name] = f"{variable}={value} in the environment"
+        else:
+            value = names.get(name)
+            given[name] = f"{name} = {value!r} in the config file"
+        if value is None:
+            continue
+        try:
+            values[row.name] = row.metadata["kind"].read(value)
+        except ValueError as error:
+            raise SettingsError(f"{given[name]} {error}") from None
+
+    reload = bool(cfg.reload)
+    if reload:
+        values["delay"] = 0.0
+    kill_after: float | None = values["kill_after"]
+    finish, period, said = _fit(cfg, values["delay"], kill_after, given["graceful_kill_after"])
+    warnings += said
+    return Settings(**values, finish=finish, period=period, warnings=tuple(warnings), reload=reload)
+
+
+def _fit(
+    cfg: Any, delay: float, kill_after: float | None, given: str
+) -> tuple[float, float | None, list[str]]:
+    """Return the time to finish, what it was fitted into, and what there is to say about it.
+
+    A graceful_timeout that the user chose is cut only where a figure was named for the whole:
+    real services drain for 85 to 900 s, and know why.
+    """
+    finish = float(cfg.graceful_timeout)
+    chosen = cfg.graceful_timeout != cfg.settings["graceful_timeout"].default
+    needed = _whole(delay + finish + MARGIN)
+    period = kill_after
+    if period is None:
+        if chosen:
+            return finish, None, []
+        if ASSUMED_PERIOD - delay - MARGIN <= 1.0:
+            warning = (
+                f"a graceful_delay of {delay:g} s leaves no time to finish requests in the "
+                f"{ASSUMED_PERIOD:g} s that Kubernetes gives by default: lower it, or set "
+                f"terminationGracePeriodSeconds to {needed} or more and graceful_kill_after to "
+                "the same"
+            )
+            return finish, None, [warning]
+        period = ASSUMED_PERIOD
+
+    # Rounded, because 4.4 - 3.4 - 1 leaves 0.0000000000000004 s otherwise.
+    left = round(period - delay - MARGIN, 3)
+    if left <= 0:
+        fix = f"raise it (and the platform's own figure) above {delay + MARGIN:g} s"
+        if period > MARGIN:
+            fix += f", or lower graceful_delay below {period - MARGIN:g} s"
+        raise SettingsError(
+            f"{given} leaves no time to finish requests after the delay of {delay:g} s and "
+            f"{MARGIN:g} s for the exit: {fix}"
+        )
+    if finish <= left:
+        return finish, period, []
+    if not chosen:
+        return left, period, []
+    warning = (
+        f"graceful_timeout = {cfg.graceful_timeout} is cut to {left:g} s, because {given} has to "
+        f"hold the delay of {delay:g} s and {MARGIN:g} s for the exit too: raise "
+        f"graceful_kill_after (and the platform's own figure) to {needed}, or lower "
+        "graceful_timeout"
+    )
+    return left, period, [warning]
+
+
+def _misspelt_in_file(cfg: Any, names: Mapping[str, object]) -> list[str]:
+    """Return a warning for each name in the config file that was probably meant as a setting.
+
+    gunicorn ignores names that it does not know without a word, and a shutdown that is not as
+    configured shows only at a deploy.
+
+    :raises SettingsError: for an unknown name with our prefix.
+    """
+    known = [*TABLE, *cfg.settings]
+    # Some options are called otherwise on the command line. `preload` is `preload_app` here, and
+    # not `reload`, which is spelt more like it.
+    options = {
+        option.lstrip("-").replace("-", "_"): name
+        for name, setting in cfg.settings.items()
+        for option in setting.cli or ()
+    }
+    warnings = []
+    for name, value in names.items():
+        if name in known or name.startswith("_") or name.isupper():
+            continue
+        if callable(value) or isinstance(value, ModuleType):
+            continue
+        if name.startswith(PREFIX):
+            # `graceful_timeout_str = os.getenv(...); graceful_timeout = int(graceful_timeout_str)`
+            # stands in thousands of files, copied from one well-known image: it is no mistake.
+            if any(name.startswith(f"{other}_") for other in names if other in known):
+                continue
+            right = [other for other in known if other.startswith(PREFIX)]
+            raise SettingsError(
+                f"{name} = {value!r} in the config file is not a setting: did you mean "
+                f"{difflib.get_close_matches(name, right, 1, 0.0)[0]}? (If it is a variable of "
+                "your own, begin its name with an underscore.)"
+            )
+        near = _nearest(name.lower(), known)
+        if near is None:
+            continue
+        near = options.get(name, near)
+        # `log_level = os.getenv(...); loglevel = log_level` is no mistake either.
+        if near not in names:
+            warnings.append(
+                f"{name} in the config file is not a setting, gunicorn ignores it: did you mean "
+                f"{near}?"
+            )
+    return warnings
+
+
+def _unknown_in_environment(cfg: Any, environ: Mapping[str, str]) -> list[str]:
+    """Return one warning for all variables that look like ours and are not, or none.
+
+    Never an error: Kubernetes injects the addresses of Services, and a Service called
+    graceful-something gives them our prefix.
+    """
+    right = [name.upper() for name in TABLE]
+    found = []
+    is_prefixed = False
+    for variable, value in sorted(environ.items()):
+        if variable in right or not value.strip():
+            continue
+        near = _nearest(variable.upper(), right)
+        if not variable.startswith(PREFIX.upper()):
+            if near is not None:
+                found.append(f"{variable} (did you mean {near}?)")
+            continue
+        gunicorns = cfg.settings.get(variable.lower())
+        if gunicorns is not None:
+            # Many config files read GRACEFUL_TIMEOUT themselves; then it has had its effect.
+            if value.strip() == str(gunicorns.get()):
+                continue
+            found.append(f"{variable} (gunicorn's: use {gunicorns.cli[0]} or the config file)")
+        elif near is not None:
+            found.append(f"{variable} (did you mean {near}?)")
+        else:
+            found.append(variable)
+        is_prefixed = True
+    if not found:
+        return []
+    warning = f"ignored in the environment: {', '.join(found)}"
+    if is_prefixed:
+        warning += (
+            "; Kubernetes itself sets such names for a Service called graceful-something, and "
+            "enableServiceLinks: false in the pod's spec stops that"
+        )
+    return [warning]
+
+
+def _nearest(name: str, known: list[str]) -> str | None:
+    """Return the known name that `name` is a misspelling of, or None."""
+    return next(iter(difflib.get_close_matches(name, known, 1, ALIKE)), None)
+
+
+def _whole(seconds: float) -> int:
+    """Return the whole seconds that hold `seconds`, which carries errors of float arithmetic."""
+    return math.ceil(round(seconds, 3))

@@ -1,0 +1,1 @@
+"""The three workers: the same shape, different engines."""

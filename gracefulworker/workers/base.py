@@ -1,0 +1,318 @@
+"""What the three workers share: orders, phases, counting, and the close at header time.
+
+Each worker keeps gunicorn's own serving loop running until it has nothing left to do: `alive`,
+which that loop asks, stays True through LAME_DUCK and DRAINING. Whatever sets it to False in
+gunicorn (max_requests, the reloader) only asks the worker to retire. So what a stopping worker
+does is decided in the small methods that the loop calls, and nothing of a loop is copied.
+
+An engine (sync, gthread, ggevent) overrides methods that accept, wait and close; it calls `look`
+in each pass and `finished` when it has drained. What may be changed here: what holds for all three.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Any
+
+from gunicorn.http.wsgi import Response
+from gunicorn.workers.base import Worker
+
+from gracefulworker.arbiter import supervise
+from gracefulworker.deadline import Deadline, InFlight
+from gracefulworker.lifecycle import Listeners
+from gracefulworker.phases import Phase
+
+#: Seconds that a SIGTERM which the arbiter did not send is held back: a group's SIGTERM reaches
+#: the workers before the arbiter's handler has run (measured: up to 49 ms). Erring here means
+#: serving longer, which harms nobody.
+HOLD = 1.0
+
+#: Seconds between two passes of a loop at the most.
+PASS = 1.0
+
+#: Seconds between two looks at the page while the arbiter waits for handshakes to complete.
+SETTLE_PASS = 0.01
+
+#: Seconds after the last request in which connections that were closed may still linger.
+EXIT_LINGER = 0.1
+
+#: Seconds that a worker which retires while the service goes on keeps its idle connections, for a
+#: request that may be on the wire (gunicorn 27's STOP_KEEPALIVE_LINGER).
+RETIRE_IDLE = 2.0
+
+_SECOND = 1_000_000_000
+
+
+class GracefulWorker(Worker):  # type: ignore[misc]
+    """Mixed in before gunicorn's worker class of the same engine.
+
+    Built outside an arbiter (gunicorn's own unit tests do that) it works as stock.
+    """
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Arbiter.start calls this in the arbiter before when_ready (gunicorn 19.0 on)."""
+        checked = getattr(super(), "check_config", None)
+        if checked is not None:
+            checked(cfg, log)
+        supervise()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._alive = True
+        self._retired_at: int | None = None
+        self._finished = False
+        self._quick = False
+        self._drain_noticed = False
+        self.supervisor = supervise()
+        super().__init__(*args, **kwargs)
+        if self.supervisor is not None:
+            self.lifecycle = self.supervisor.lifecycle
+            self.page = self.lifecycle.page
+            self.settings = self.supervisor.settings
+            self.in_flight = InFlight()
+            self.slot = self.supervisor.seat(self)
+
+    # Boot
+
+    def init_signals(self) -> None:
+        """Worker.init_signals resets what it knows of; SIGALRM and SIGINT may be ours."""
+        super().init_signals()
+        if self.supervisor is None:
+            return
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        if self.settings.sigint:
+            signal.signal(signal.SIGINT, self.handle_exit)
+
+    def load_wsgi(self) -> None:
+        """Worker.load_wsgi sets `wsgi`; from here on it is the application behind our door."""
+        super().load_wsgi()
+        if self.supervisor is not None:
+            self.wsgi = Doorman(self.wsgi, self)
+
+    def run(self) -> None:
+        """Worker.run, the serving loop; the boot is over."""
+        if self.supervisor is not None:
+            self.slot.booted = 1
+        super().run()
+
+    # Orders
+
+    @property
+    def alive(self) -> bool:
+        """Whether gunicorn's serving loop goes on: until the worker has drained."""
+        if self.supervisor is None:
+            return self._alive
+        return not self._finished
+
+    @alive.setter
+    def alive(self, alive: bool) -> None:
+        self._alive = alive
+        if not alive and self.supervisor is not None:
+            self.retire()
+
+    def retire(self) -> None:
+        """Stop while the service goes on: this worker's own phase becomes DRAINING."""
+        if self._retired_at is None:
+            self._retired_at = time.monotonic_ns()
+            self.max_requests = sys.maxsize  # asked once is enough
+            self.wake()
+
+    def wake(self) -> None:
+        """End the loop's wait; safe in a signal handler and from any thread."""
+        if self.PIPE:
+            try:
+                os.write(self.PIPE[1], b".")
+            except BlockingIOError:
+                pass  # the pipe is full, so the loop will wake anyway
+
+    def handle_exit(self, number: int, frame: FrameType | None) -> None:
+        """Worker.handle_exit sets alive to False; here SIGTERM is noted, and `look` judges it."""
+        if self.supervisor is None:
+            super().handle_exit(number, frame)
+            return
+        self.slot.term_at = time.monotonic_ns()
+        if self.page.phase >= Phase.DRAINING:
+            # The main thread may be in the application for as long as it likes.
+            self.notice_drain()
+
+    def handle_quit(self, number: int, frame: FrameType | None) -> None:
+        """Worker.handle_quit: worker_int, then SystemExit, which some code swallows."""
+        self._quick = True
+        self._finished = True
+        super().handle_quit(number, frame)
+
+    def is_parent_alive(self) -> bool:
+        """SyncWorker's and ThreadWorker's way to leave the loop; `look` notices orphans here."""
+        return True if self.supervisor is not None else bool(super().is_parent_alive())
+
+    @property
+    def phase(self) -> Phase:
+        """This worker's phase: the larger of the shared one and its own."""
+        shared = self.page.phase
+        if self._retired_at is not None and shared < Phase.DRAINING:
+            return Phase.DRAINING
+        return shared
+
+    def look(self) -> None:
+        """Look at the page: called in each pass of the loop."""
+        if self._retired_at is None:
+            if self.slot.retire or self.ppid != os.getppid() or self.held_long_enough():
+                self.retire()
+        if self.phase >= Phase.DRAINING:
+            self.notice_drain()
+
+    def held_long_enough(self) -> bool:
+        """Whether a SIGTERM that the arbiter did not send was meant for this worker alone."""
+        term_at = self.slot.term_at
+        if not term_at:
+            return False
+        if self.page.phase != Phase.SERVING:
+            self.slot.term_at = 0  # the whole group's: the arbiter leads
+            return False
+        return bool(time.monotonic_ns() - term_at >= HOLD * _SECOND)
+
+    def notice_drain(self) -> None:
+        if not self._drain_noticed:
+            self._drain_noticed = True
+            Deadline(self).start()
+
+    def deadline(self) -> int:
+        """ns at which what is left is cut (in DRAINING)."""
+        own = self.drain_began() + self.cfg.graceful_timeout * _SECOND
+        if self.page.phase >= Phase.DRAINING:
+            own = self.page.deadline
+        return int(own)
+
+    # Draining
+
+    def drain_began(self) -> int:
+        """ns at which this worker's DRAINING began."""
+        if self.page.phase >= Phase.DRAINING:
+            return int(self.page.drain_at)
+        return self._retired_at or 0
+
+    @property
+    def listeners_state(self) -> Listeners:
+        """What to do with the listeners, in DRAINING."""
+        if self.page.phase >= Phase.DRAINING:
+            return self.page.listeners
+        # The service goes on, and so do the other workers on the same listeners. With reuse_port
+        # each worker has its own.
+        return Listeners.SEALED if self.cfg.reuse_port else Listeners.LEFT
+
+    @property
+    def settling(self) -> bool:
+        """Whether the arbiter has yet to say that nothing more will come."""
+        return self.phase >= Phase.DRAINING and self.listeners_state in (
+            Listeners.OPEN,
+            Listeners.GATED,
+        )
+
+    def first_byte_expiry(self, accepted_at: int) -> int:
+        """ns at which a connection that has not sent a byte counts as idle (in DRAINING)."""
+        since = max(accepted_at, self.drain_began())
+        return since + round(self.settings.first_byte * _SECOND)
+
+    def idle_expiry(self) -> int:
+        """ns until which an idle keep-alive connection is kept in DRAINING.
+
+        From SIGTERM on each response has announced the close, and what is idle at the end of the
+        delay has been so all the time. A worker that retires on its own has announced nothing.
+        """
+        if self.page.phase >= Phase.DRAINING:
+            return int(self.page.drain_at)
+        return self.drain_began() + round(min(RETIRE_IDLE, self.cfg.keepalive) * _SECOND)
+
+    def until(self, dues: list[int]) -> float:
+        """Seconds until the first of these times (ns), at most a pass."""
+        if not dues:
+            return PASS
+        return min(PASS, max(min(dues) - time.monotonic_ns(), 0) / _SECOND)
+
+    def finished(self) -> None:
+        """The loop may end."""
+        self.slot.in_flight = 0
+        self._finished = True
+
+    # Counting, from SIGTERM on
+
+    def count_accepted(self) -> int:
+        """Note a new connection; its time in ns."""
+        now = time.monotonic_ns()
+        phase = self.page.phase
+        if phase != Phase.SERVING:
+            self.slot.count("accepted")
+            self.slot.accepted_at = now
+            if phase >= Phase.DRAINING:
+                self.slot.count("from_queue")
+                self.slot.accepted_at = self.page.drain_at  # it came before; its turn comes now
+        return now
+
+    def count_idle(self, number: int = 1) -> None:
+        if self.page.phase != Phase.SERVING:
+            self.slot.count("closed_idle", number)
+
+    # Requests
+
+    def handle_request(self, *args: Any) -> Any:
+        """The engines' handle_request, with the request known while the application has it."""
+        if self.supervisor is None:
+            return super().handle_request(*args)
+        # sync: listener, req, client, addr; gthread: req, conn; gevent: listener_name, req, sock, addr
+        request = args[0] if len(args) == 2 else args[1]
+        held = self.in_flight
+        key = held.enter(request)
+        self.slot.in_flight = len(held)
+        try:
+            return super().handle_request(*args)
+        finally:
+            held.leave(key)
+            self.slot.in_flight = len(held)
+
+    def announce(self, response: ClosingResponse) -> None:
+        """The headers go out now: from SIGTERM on they say `Connection: close`."""
+        if self.page.phase == Phase.SERVING and self._retired_at is None:
+            return
+        if self.page.phase != Phase.SERVING:
+            self.slot.count("served")
+            if not response.should_close():
+                self.slot.count("told_to_close")
+        response.force_close()
+
+
+class ClosingResponse(Response):  # type: ignore[misc]
+    """gunicorn's Response, which asks the worker at the moment its headers are sent.
+
+    gunicorn decides on keep-alive before the application runs (`force_close`), which is too early
+    for a request that is being handled when SIGTERM comes. `should_close` is read again after the
+    body, so it is not overridden: the decision is latched here, once.
+    """
+
+    worker: GracefulWorker
+
+    def send_headers(self) -> None:
+        """Response.send_headers (gunicorn 0.9 on): called with each write, returns when sent."""
+        if not self.headers_sent:
+            self.worker.announce(self)
+        super().send_headers()
+
+
+class Doorman:
+    """Stands before the application and makes its response a `ClosingResponse`."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]], worker: GracefulWorker) -> None:
+        self.app = app
+        self.worker = worker
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        response = getattr(start_response, "__self__", None)
+        # Not HTTP2Response, which has no such header.
+        if type(response) is Response:
+            response.__class__ = ClosingResponse
+            response.worker = self.worker
+        return self.app(environ, start_response)

@@ -1,0 +1,261 @@
+"""The gevent worker: a greenlet for each connection.
+
+A connection waits in its greenlet's recv, which nothing in gunicorn ends but the keep-alive
+timeout; so each knows whether its current request has `begun`, and one that has not is hung up:
+its receiving side is shut, and its greenlet finds an end of file. gunicorn's loop sleeps a second
+at a time; `oversee` is a greenlet that looks when there is something to see, and ends that sleep.
+
+What may be changed here: how greenlets are told. Under gevent nothing here may block the hub.
+"""
+
+from __future__ import annotations
+
+import os
+import socket as stdlib_socket
+import time
+from functools import partial
+from typing import Any
+
+import gevent
+from gevent import select, socket
+from gevent.server import StreamServer
+from gunicorn.workers import ggevent
+
+from gracefulworker import gate
+from gracefulworker.deadline import InFlight
+from gracefulworker.lifecycle import Listeners
+from gracefulworker.phases import Phase
+from gracefulworker.workers.base import EXIT_LINGER, PASS, SETTLE_PASS, GracefulWorker
+
+_SECOND = 1_000_000_000
+
+
+class GreenletsInFlight(InFlight):
+    """Requests are told apart by greenlet."""
+
+    def _greenlet(self) -> Any:
+        return gevent.getcurrent()
+
+
+class Connection(socket.socket):  # type: ignore[misc]
+    """A client's connection that knows whether its current request has begun."""
+
+    worker: GeventWorker
+    accepted_at: int
+    begun: bool  #: a byte of the current request has been read
+    used: bool  #: it has had a request before the current one
+    hung_up: bool
+
+    def recv(self, *args: Any) -> bytes:
+        data: bytes = super().recv(*args)
+        if data:
+            self.begun = True
+        return data
+
+    def hang_up(self) -> None:
+        """End its greenlet's wait for a request; bytes that came in time are read all the same."""
+        self.hung_up = True
+        try:
+            self.shutdown(stdlib_socket.SHUT_RD)
+        except OSError:
+            pass  # the client is gone already, and the greenlet about to find out
+
+    def close(self) -> None:
+        """util.close, at the end of AsyncWorker.handle: from SIGTERM on the connection lingers."""
+        if self.fileno() >= 0 and self.worker.phase > Phase.SERVING:
+            self.worker.linger(
+                socket.socket(self.family, self.type, self.proto, fileno=self.detach())
+            )
+        super().close()
+
+
+class Server(StreamServer):  # type: ignore[misc]
+    """gevent's server whose connections are ours."""
+
+    worker: GeventWorker
+
+    def do_read(self) -> tuple[Connection, Any] | None:
+        """StreamServer.do_read (gevent 1.3 on): accept one, None when nobody waits."""
+        listener = self.socket
+        try:
+            fd, address = listener._accept()
+        except OSError as error:
+            if error.errno in gate.NOBODY_WAITS:
+                return None
+            raise  # _do_read tries again later
+        client = Connection(listener.family, listener.type, listener.proto, fileno=fd)
+        client.worker = self.worker
+        client.accepted_at = self.worker.count_accepted()
+        client.begun = client.used = client.hung_up = False
+        return client, address
+
+    def ignore_limit(self) -> None:
+        """Accept on, whatever worker_connections says."""
+        self.full = bool  # False, as without a pool (BaseServer.set_spawn)
+        self._spawn = gevent.spawn
+        if self.started:
+            self.start_accepting()
+
+    def empty_queue(self) -> bool:
+        """Accept all that wait; False when there was no room for some of them."""
+        self.ignore_limit()
+        try:
+            while accepted := self.do_read():
+                self.do_handle(*accepted)
+        except OSError as error:
+            if error.errno not in gate.NO_ROOM:
+                raise
+            return False
+        return True
+
+
+class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
+    """`gunicorn -k gracefulworker.gevent`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.in_flight = GreenletsInFlight()
+        self.connections: set[Any] = set()
+        self.servers: list[Server] = []
+        self.lingering = 0
+        self.last_active = 0
+
+    def notify(self) -> None:
+        """GeventWorker.notify leaves at once when orphaned; `look` lets it finish first."""
+        if self.supervisor is None:
+            super().notify()
+        else:
+            super(ggevent.GeventWorker, self).notify()
+
+    def server_class(self, listener: Any, spawn: Any, **kwargs: Any) -> StreamServer:
+        """GeventWorker.run (0.14 on) makes its servers with this, if it is not None."""
+        ssl_args = {name: kwargs[name] for name in ("ssl_context",) if name in kwargs}
+        handle = partial(self.handle, gate.ListenerName(listener))
+        if self.supervisor is None:
+            return StreamServer(listener, handle=handle, spawn=spawn, **ssl_args)
+        server = Server(listener, handle=handle, spawn=spawn, **ssl_args)
+        server.worker = self
+        if self.cfg.workers > 1:
+            server.max_accept = 1  # as GeventWorker.run does: leave some to the others
+        self.servers.append(server)
+        return server
+
+    def run(self) -> None:
+        """GeventWorker.run, whose sleep `oversee` ends."""
+        if self.supervisor is not None:
+            gevent.spawn(self.oversee, gevent.getcurrent())
+        super().run()
+
+    # Connections
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """GeventWorker.handle: a connection's whole life, in its greenlet."""
+        self.connections.add(client)
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            self.connections.discard(client)
+            self.last_active = time.monotonic_ns()
+            if not self.connections and self.supervisor and self.phase >= Phase.DRAINING:
+                self.wake()
+
+    def handle_request(self, *args: Any) -> Any:
+        """GeventWorker.handle_request; afterwards the connection is idle again."""
+        _, request, client, _ = args
+        keep = super().handle_request(*args)
+        if isinstance(client, Connection):
+            # RequestParser.finish_body would do this next. Here it tells whether bytes that are
+            # left belong to the next request.
+            with gevent.Timeout(self.cfg.keepalive, False):
+                while request.body.read(8192):
+                    continue
+                client.begun = bool(request.unreader.buf.getbuffer().nbytes)
+                client.used = True
+                if not client.begun and self.phase >= Phase.DRAINING:
+                    self.wake()  # it announced keep-alive before SIGTERM, and is idle now
+                return keep
+            raise StopIteration
+        return keep
+
+    def linger(self, client: Any) -> None:
+        """Half-close, then read on in a greenlet of its own (see `gate`)."""
+        self.lingering += 1
+        gevent.spawn(self._linger, client)
+
+    def _linger(self, client: Any) -> None:
+        try:
+            client.shutdown(stdlib_socket.SHUT_WR)
+            with gevent.Timeout(gate.LINGER, False):
+                while client.recv(65536):
+                    continue
+        except OSError:
+            pass  # reset: there is nothing left to wait for
+        finally:
+            client.close()
+            self.lingering -= 1
+
+    # The overseer
+
+    def oversee(self, main: Any) -> None:
+        """Look at the page whenever there is something to see; end gunicorn's loop at the end."""
+        while not self._finished:
+            poll = select.poll()
+            poll.register(self.PIPE[0], select.POLLIN)
+            if self.page.phase < Phase.DRAINING:
+                poll.register(self.lifecycle.draining.fd, select.POLLIN)
+            for fd, _ in poll.poll(self.until_due() * 1000):
+                if fd == self.PIPE[0]:
+                    os.read(fd, 4096)
+            self.look()
+            if self.phase >= Phase.DRAINING:
+                self.drain()
+        # It sleeps in GeventWorker.run; sys.exit is how GeventWorker.notify leaves it, too.
+        gevent.kill(main, SystemExit(0))
+
+    def until_due(self) -> float:
+        """Seconds until the next look, if nothing happens before."""
+        if self.phase < Phase.DRAINING:
+            return PASS
+        if self.servers or not self.connections:
+            return SETTLE_PASS  # waiting for the seal, or for closed connections to linger
+        dues = [self.first_byte_expiry(conn.accepted_at) for conn in self.waiting(used=False)]
+        dues += [self.idle_expiry() for _ in self.waiting(used=True)]
+        return self.until(dues)
+
+    def waiting(self, used: bool) -> list[Connection]:
+        """Connections whose current request has not begun; `used`: it is not their first."""
+        return [
+            client
+            for client in self.connections
+            if isinstance(client, Connection)
+            and client.used == used
+            and not (client.begun or client.hung_up)
+        ]
+
+    def drain(self) -> None:
+        self.close_servers()
+        now = time.monotonic_ns()
+        idle = self.waiting(used=True) if now >= self.idle_expiry() else []
+        idle += [c for c in self.waiting(used=False) if now >= self.first_byte_expiry(c.accepted_at)]
+        # A last look for bytes: a greenlet that has some is about to read them.
+        speaking = gate.readable([client.fileno() for client in idle])
+        for client in idle:
+            if client.fileno() not in speaking:
+                client.hang_up()
+                self.count_idle()
+        if self.servers or self.connections:
+            return
+        since = max(self.last_active, self.drain_began())
+        if not self.lingering or time.monotonic_ns() - since >= EXIT_LINGER * _SECOND:
+            self.finished()
+
+    def close_servers(self) -> None:
+        state = self.listeners_state
+        for server in list(self.servers):
+            if state in (Listeners.OPEN, Listeners.GATED):
+                server.ignore_limit()
+            elif state == Listeners.LEFT or server.empty_queue():
+                self.servers.remove(server)
+                server.close()
+                if state == Listeners.SEALED and not self.servers:
+                    self.slot.drained = 1

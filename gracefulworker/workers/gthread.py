@@ -1,0 +1,219 @@
+"""The threaded worker: connections wait in a poller, requests run in a pool of threads.
+
+gunicorn gives each new connection a thread that waits for its first byte; here a connection is
+polled first (`silent`), so a silent one holds no thread. Idle keep-alive connections wait in
+gunicorn's own `keepalived_conns`. Closed connections linger in `lingerer`, which the same poller
+watches, where gunicorn 26 on blocks its main thread for up to two seconds each.
+
+What may be changed here: which connection waits where. Only the main thread touches the poller.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import time
+from functools import partial
+from typing import Any
+
+from gunicorn.workers import gthread
+
+from gracefulworker import gate
+from gracefulworker.lifecycle import Listeners
+from gracefulworker.phases import Phase
+from gracefulworker.workers.base import EXIT_LINGER, PASS, SETTLE_PASS, GracefulWorker
+
+#: Seconds that a silent connection is kept before SIGTERM, beyond `keepalive`: gunicorn's own
+#: DEFAULT_WORKER_DATA_TIMEOUT (25.3 on; before, a thread waited for ever).
+FIRST_BYTE_PATIENCE = 5.0
+
+#: Seconds without accepting after the process ran out of descriptors.
+NO_ROOM_PAUSE = 0.05
+
+_SECOND = 1_000_000_000
+
+
+class Connection(gthread.TConn):  # type: ignore[misc]
+    """gunicorn's connection, handed to the lingerer when it is closed."""
+
+    lingerer: gate.Lingerer
+
+    def close(self, graceful: bool = False) -> None:
+        """TConn.close; `graceful` (26 on) blocks the main thread there."""
+        self.lingerer.add(self.sock)
+
+
+class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
+    """`gunicorn -k gracefulworker.gthread`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: accepted and not yet spoken, oldest first: connection -> accepted at ns
+        self.silent: dict[Connection, int] = {}
+        self.accept_again_at = 0.0
+
+    def handle_exit(self, number: int, frame: Any) -> None:
+        """ThreadWorker.handle_exit sets alive to False; as for all three, SIGTERM is only noted."""
+        GracefulWorker.handle_exit(self, number, frame)
+
+    def run(self) -> None:
+        """ThreadWorker.run with our descriptors in its poller."""
+        if self.supervisor is not None:
+            self.lingerer = gate.Lingerer()
+            self.last_active = 0
+            read = selectors.EVENT_READ
+            self.poller.register(self.PIPE[0], read, lambda fd: os.read(fd, 4096))
+            self.poller.register(self.lifecycle.draining.fd, read, self.poller.unregister)
+            self.poller.register(self.lingerer.fileno(), read, lambda _: self.lingerer.sweep())
+        super().run()
+
+    # Accepting
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """ThreadWorker.set_accept_enabled: called in each pass with the limit's verdict."""
+        if self.supervisor is not None:
+            if time.monotonic() < self.accept_again_at:
+                enabled = False
+            elif self.phase >= Phase.DRAINING:
+                enabled = bool(self.sockets)  # the queue is emptied, whatever the limit
+        super().set_accept_enabled(enabled)
+
+    def accept(self, listener: Any) -> None:
+        """ThreadWorker.accept submits the connection to the pool; here its first byte does."""
+        if self.supervisor is None:
+            super().accept(listener)
+            return
+        self.accept_one(listener)
+
+    def accept_one(self, listener: Any) -> bool:
+        """Whether a connection came."""
+        try:
+            client, address = listener.accept()
+        except OSError as error:
+            if error.errno in gate.NO_ROOM:
+                self.accept_again_at = time.monotonic() + NO_ROOM_PAUSE
+                self.set_accept_enabled(False)
+            elif error.errno not in gate.NOBODY_WAITS:
+                raise
+            return False
+        accepted_at = self.count_accepted()
+        self.nr_conns += 1
+        conn = Connection(self.cfg, client, address, listener.getsockname())
+        conn.lingerer = self.lingerer
+        self.silent[conn] = accepted_at
+        self.poller.register(client, selectors.EVENT_READ, partial(self.on_first_byte, conn))
+        return True
+
+    def on_first_byte(self, conn: Connection, client: socket.socket) -> None:
+        self.poller.unregister(client)
+        del self.silent[conn]
+        conn.data_ready = True  # ThreadWorker.handle (25.3 on) need not wait for it
+        self.enqueue_req(conn)
+
+    # The loop
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """ThreadWorker.wait_for_and_dispatch_events (24 on): once in each pass of its loop."""
+        if self.supervisor is None:
+            super().wait_for_and_dispatch_events(timeout)
+            return
+        super().wait_for_and_dispatch_events(min(timeout, self.until_due()))
+        self.look()
+        self.lingerer.sweep()
+        if self.phase >= Phase.DRAINING:
+            self.drain()
+        elif self.silent:
+            self.close_silent(
+                lambda at: at + round((FIRST_BYTE_PATIENCE + self.cfg.keepalive) * _SECOND)
+            )
+
+    def until_due(self) -> float:
+        """Seconds until the next pass is needed, if nothing happens before."""
+        if time.monotonic() < self.accept_again_at:
+            return NO_ROOM_PAUSE
+        if self.phase < Phase.DRAINING:
+            return PASS
+        if self.sockets or not self.nr_conns:
+            return SETTLE_PASS  # waiting for the seal, or for closed connections to linger
+        dues = [self.idle_expiry()] if self.keepalived_conns else []
+        if self.silent:
+            dues.append(self.first_byte_expiry(next(iter(self.silent.values()))))
+        return self.until(dues)
+
+    def finish_request(self, conn: Connection, fs: Any) -> None:
+        """ThreadWorker.finish_request: the request is over, on the main thread."""
+        if self.supervisor is not None:
+            self.last_active = time.monotonic_ns()
+        super().finish_request(conn, fs)
+
+    # Draining
+
+    def drain(self) -> None:
+        self.close_listeners()
+        self.close_idle()
+        if self.silent:
+            self.close_silent(self.first_byte_expiry)
+        if self.sockets or self.nr_conns:
+            return
+        since = max(self.last_active, self.drain_began())
+        if not len(self.lingerer) or time.monotonic_ns() - since >= EXIT_LINGER * _SECOND:
+            self.poller.unregister(self.lingerer.fileno())
+            self.lingerer.close()
+            self.finished()
+
+    def close_listeners(self) -> None:
+        if not self.sockets:
+            return
+        state = self.listeners_state
+        if state == Listeners.LEFT:
+            self.stop_accepting()
+        elif state == Listeners.SEALED:
+            self.empty_queues()
+        else:
+            self.set_accept_enabled(True)
+
+    def empty_queues(self) -> None:
+        """Accept what waits; out of descriptors, in a later pass."""
+        for listener in self.sockets:
+            while self.accept_one(listener):
+                continue
+        if time.monotonic() >= self.accept_again_at:
+            self.stop_accepting()
+            self.slot.drained = 1
+
+    def stop_accepting(self) -> None:
+        super().set_accept_enabled(False)
+        for listener in self.sockets:
+            listener.close()
+        self.sockets = []
+
+    def close_idle(self) -> None:
+        """Close the idle keep-alive connections, after a last look for bytes."""
+        if not self.keepalived_conns or time.monotonic_ns() < self.idle_expiry():
+            return
+        speaking = gate.readable([conn.sock.fileno() for conn in self.keepalived_conns])
+        while self.keepalived_conns:
+            conn = self.keepalived_conns.popleft()
+            self.poller.unregister(conn.sock)
+            if conn.sock.fileno() in speaking:
+                self.enqueue_req(conn)
+            else:
+                self.close_silently(conn)
+
+    def close_silent(self, expiry: Any) -> None:
+        """Close the connections that have not sent a byte in their time."""
+        now = time.monotonic_ns()
+        for conn, accepted_at in list(self.silent.items()):
+            if now < expiry(accepted_at):
+                break
+            if gate.readable([conn.sock.fileno()]):
+                continue  # its event is on the way
+            self.poller.unregister(conn.sock)
+            del self.silent[conn]
+            self.close_silently(conn)
+
+    def close_silently(self, conn: Connection) -> None:
+        self.nr_conns -= 1
+        conn.close()
+        self.count_idle()

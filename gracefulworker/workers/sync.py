@@ -1,0 +1,208 @@
+"""The sync worker: one connection at a time, no keep-alive.
+
+gunicorn's loop accepts a connection and reads it to its end. Before SIGTERM so do we. From SIGTERM
+on a connection that has not sent a byte is set aside (`silent`), so that it does not take the turn
+of those that have; connections are still accepted one by one, for other workers want some too.
+Closed connections linger in `lingerer`, not in the way of the next one.
+
+What may be changed here: the order in which connections get their turn.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import time
+from typing import Any
+
+from gunicorn.workers import sync
+
+from gracefulworker import gate
+from gracefulworker.lifecycle import Listeners
+from gracefulworker.phases import Phase
+from gracefulworker.workers.base import EXIT_LINGER, PASS, SETTLE_PASS, GracefulWorker
+
+_SECOND = 1_000_000_000
+
+
+class Connection(socket.socket):
+    """A client's connection that is handed to the lingerer when gunicorn closes it.
+
+    util.close_graceful (gunicorn 26 on) would block the only thread until the client closes, and
+    util.close (before) resets what was left unread.
+    """
+
+    lingerer: gate.Lingerer
+
+    def shutdown(self, how: int) -> None:
+        """The first step of either close; afterwards there is nothing left to wait for."""
+        if how == socket.SHUT_WR:
+            self.hand_over()
+        else:
+            super().shutdown(how)
+
+    def close(self) -> None:
+        if self.fileno() >= 0:
+            self.hand_over()
+        super().close()
+
+    def hand_over(self) -> None:
+        self.lingerer.add(socket.socket(self.family, self.type, self.proto, fileno=self.detach()))
+
+
+class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
+    """`gunicorn -k gracefulworker.sync`."""
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """:raises RuntimeError: with `threads`, which this class cannot have."""
+        if cfg.threads > 1:
+            raise RuntimeError(
+                f"threads = {cfg.threads} needs another worker class than gracefulworker.sync:"
+                " use -k gracefulworker.gthread, or remove --threads"
+            )
+        super().check_config(cfg, log)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: accepted and not yet spoken: connection -> (listener, address, accepted at ns)
+        self.silent: dict[Connection, tuple[Any, Any, int]] = {}
+
+    def run(self) -> None:
+        """SyncWorker.run with our waiting prepared."""
+        if self.supervisor is not None:
+            self.lingerer = gate.Lingerer()
+            self.last_active = 0
+            self.names = {listener: gate.ListenerName(listener) for listener in self.sockets}
+        super().run()
+
+    # The turn
+
+    def accept(self, listener: Any) -> None:
+        """SyncWorker.accept (gunicorn 0.17 on): called by both of its loops, once per connection.
+
+        :raises BlockingIOError: nobody waits; the loop calls `wait`.
+        """
+        if self.supervisor is None:
+            super().accept(listener)
+            return
+        self.look()
+        if len(self.lingerer):
+            self.lingerer.sweep()
+        if self.silent and self.serve_one_of_the_silent():
+            return
+        client, address = self.accept_from(listener)
+        accepted_at = self.count_accepted()
+        connection = Connection(client.family, client.type, client.proto, fileno=client.detach())
+        connection.lingerer = self.lingerer
+        connection.setblocking(True)
+        if self.has_spoken(connection):
+            self.serve(listener, connection, address)
+        else:
+            self.silent[connection] = (listener, address, accepted_at)
+
+    def accept_from(self, listener: Any) -> tuple[socket.socket, Any]:
+        state = self.listeners_state if self.phase >= Phase.DRAINING else Listeners.OPEN
+        if state == Listeners.LEFT:
+            self.close_listeners(list(self.sockets))
+        if listener not in self.sockets:
+            raise BlockingIOError(errno.EAGAIN, "this listener is closed")
+        try:
+            return listener.accept()  # type: ignore[no-any-return]
+        except OSError as error:
+            if error.errno in gate.NO_ROOM:
+                raise BlockingIOError(errno.EAGAIN, "no descriptor is free") from error
+            if error.errno not in gate.NOBODY_WAITS:
+                raise
+            if state == Listeners.SEALED and error.errno != errno.ECONNABORTED:
+                self.close_listeners([listener])
+                if not self.sockets:
+                    self.slot.drained = 1
+            raise BlockingIOError(errno.EAGAIN, "nobody waits") from error
+
+    def close_listeners(self, listeners: list[Any]) -> None:
+        for listener in listeners:
+            self.sockets.remove(listener)
+            listener.close()
+
+    def has_spoken(self, connection: Connection) -> bool:
+        """Whether the first byte is there; before SIGTERM wait for it, as gunicorn does."""
+        poll = select.poll()
+        for waker in (connection.fileno(), self.lifecycle.lame_duck.fd, self.PIPE[0]):
+            poll.register(waker, select.POLLIN)
+        while self.phase == Phase.SERVING:
+            ready = {fd for fd, _ in poll.poll()}
+            if connection.fileno() in ready:
+                return True
+            if self.PIPE[0] in ready:
+                os.read(self.PIPE[0], 4096)
+            self.look()
+        return bool(gate.readable([connection.fileno()]))
+
+    def serve_one_of_the_silent(self) -> bool:
+        """Serve one that has spoken meanwhile, and close those whose time is over."""
+        fds = gate.readable([connection.fileno() for connection in self.silent])
+        for connection, (listener, address, _) in self.silent.items():
+            if connection.fileno() in fds:
+                del self.silent[connection]
+                self.serve(listener, connection, address)
+                return True
+        if self.phase >= Phase.DRAINING:
+            now = time.monotonic_ns()
+            for connection, (_, _, accepted_at) in list(self.silent.items()):
+                if now >= self.first_byte_expiry(accepted_at):
+                    del self.silent[connection]
+                    connection.close()
+                    self.count_idle()
+        return False
+
+    def serve(self, listener: Any, connection: Connection, address: Any) -> None:
+        self.handle(self.names[listener], connection, address)  # SyncWorker.handle closes it in the end
+        self.last_active = time.monotonic_ns()
+
+    # The wait
+
+    def wait(self, timeout: float) -> list[Any]:
+        """SyncWorker.wait (gunicorn 0.17 on): called by both of its loops when nobody waits.
+
+        :raises sync.StopWaiting: the worker has drained.
+        """
+        if self.supervisor is None:
+            return super().wait(timeout)  # type: ignore[no-any-return]
+        self.notify()
+        self.look()
+        self.lingerer.sweep()
+        timeout = min(timeout, PASS)
+        wakers: list[Any] = [self.PIPE[0], *self.silent]
+        if self.phase == Phase.SERVING:
+            wakers.append(self.lifecycle.lame_duck.fd)
+        if self.phase < Phase.DRAINING:
+            wakers += [self.lifecycle.draining.fd, self.lingerer, *self.sockets]
+        elif self.sockets:
+            timeout = SETTLE_PASS  # a gated Unix listener is readable all the time: just try
+        elif not self.silent:
+            self.leave_when_lingered()
+            wakers.append(self.lingerer)
+            timeout = SETTLE_PASS
+        else:
+            timeout = self.until([self.first_byte_expiry(at) for _, _, at in self.silent.values()])
+        poll = select.poll()
+        for waker in wakers:
+            poll.register(waker, select.POLLIN)
+        ready = {fd for fd, _ in poll.poll(timeout * 1000)}
+        if self.PIPE[0] in ready:
+            os.read(self.PIPE[0], 4096)
+        if self.phase == Phase.SERVING:
+            return [listener for listener in self.sockets if listener.fileno() in ready]
+        # `accept` has the silent to look after, too.
+        return list(self.sockets) or [None]
+
+    def leave_when_lingered(self) -> None:
+        """Nothing is left to serve: end, as soon as closed connections have had their moment."""
+        since = max(self.last_active, self.drain_began())
+        if not len(self.lingerer) or time.monotonic_ns() - since >= EXIT_LINGER * _SECOND:
+            self.lingerer.close()
+            self.finished()
+            raise sync.StopWaiting
