@@ -64,7 +64,7 @@ REPLACED = (
 
 
 class _LeaveReload(Exception):
-    """Unwinds the arbiter's reload(), which waits for old workers, when something more urgent came."""
+    """Ends the arbiter's reload(), which waits for old workers, for something more urgent."""
 
 
 @dataclass
@@ -157,7 +157,7 @@ class Supervisor:
     # Settings
 
     def read_settings(self) -> None:
-        """Read and fit the settings of the arbiter's present configuration (HUP makes a new one)."""
+        """Read and fit the settings of the present configuration; HUP makes a new one."""
         self.cfg = self.arbiter.cfg
         self.settings = settings.read(self.cfg, os.environ)
         self.schedule = Schedule(self.settings.delay, self.settings.finish)
@@ -199,7 +199,7 @@ class Supervisor:
         return self.page.phase == Phase.SERVING or self.is_repeat(now)
 
     def is_repeat(self, now: int) -> bool:
-        return now - self.page.term_at < REPEAT_WINDOW * _SECOND
+        return bool(now - self.page.term_at < REPEAT_WINDOW * _SECOND)
 
     def note_term(self, now: int, number: int) -> None:
         if self.page.phase == Phase.SERVING:
@@ -221,7 +221,7 @@ class Supervisor:
     # The arbiter's handlers, looked up by name in Arbiter.run.
 
     def handle_term(self) -> None:
-        """Arbiter.handle_term raises StopIteration; here the phase has moved, and the loop goes on."""
+        """Arbiter.handle_term ends the loop; here the phase has moved, and the loop goes on."""
         if self.page.phase == Phase.SERVING:
             # Queued before our signal handler was installed.
             self.note_term(time.monotonic_ns(), signal.SIGTERM)
@@ -253,7 +253,7 @@ class Supervisor:
         handler()
 
     def handle_hup(self) -> None:
-        """Arbiter.handle_hup, which waits for old workers: SIGTERM, SIGINT and SIGQUIT end the wait."""
+        """Arbiter.handle_hup, whose wait for old workers SIGTERM, SIGINT and SIGQUIT end."""
         if self.refused("SIGHUP"):
             return
         self.reloading = True
@@ -294,7 +294,7 @@ class Supervisor:
             self.stock.spawn_workers()
 
     def spawn_worker(self) -> Any:
-        """Arbiter.spawn_worker; in the child it ends with SystemExit, and the process with `leave`."""
+        """Arbiter.spawn_worker; in the child it ends in SystemExit, and here in `leave`."""
         self.reread_settings()
         if not self.ours:
             # Arbiter.stop and the stock workers look at no other figure.
@@ -413,8 +413,10 @@ class Supervisor:
             self.unix_paths = gate.UnixPaths(listeners)
             refused = [listener for listener in listeners if not gate.shut(listener)]
             if refused:
-                self.log.debug("this kernel cannot gate %s: a close may reset newcomers",
-                               ", ".join(map(str, refused)))
+                self.log.debug(
+                    "this kernel cannot gate %s: a close may reset newcomers",
+                    ", ".join(map(str, refused)),
+                )
             state = Listeners.SEALED if len(refused) == len(listeners) else Listeners.GATED
         self.lifecycle.begin_draining(now, deadline, state)
         self.log.info(
@@ -485,7 +487,7 @@ class Supervisor:
                 self.stock.kill_worker(pid, signal.SIGQUIT)
 
     def kill_the_rest(self) -> None:
-        """The arbiter's deadline: whoever did not end by itself is stuck where Python cannot reach."""
+        """The arbiter's deadline: who has not ended is stuck where Python cannot reach it."""
         if not self.arbiter.WORKERS:
             self.finish()
         if not self.killed_at_deadline:

@@ -16,8 +16,8 @@ import sys
 import time
 import traceback
 from _thread import get_ident  # bound before gevent patches it: the native one
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gracefulworker.workers.base import GracefulWorker
@@ -39,20 +39,15 @@ def _original(module: str, name: str) -> Any:
     return getattr(sys.modules[module], name)
 
 
-class Held(NamedTuple):
-    """A request that the application holds."""
-
-    request: Any
-    since: float  # monotonic seconds
-    thread: int
-    greenlet: Any  # None outside gevent
-
-
 class InFlight:
-    """The requests that the application holds, by the order in which it got them."""
+    """The requests that the application holds.
 
-    def __init__(self) -> None:
-        self._held: dict[int, Held] = {}
+    :param who: tells who handles a request: a thread's identifier, or a greenlet.
+    """
+
+    def __init__(self, who: Callable[[], Any] = get_ident) -> None:
+        self._who = who
+        self._held: dict[int, tuple[Any, float, Any]] = {}
         self._keys = itertools.count()
 
     def __len__(self) -> int:
@@ -60,18 +55,15 @@ class InFlight:
 
     def enter(self, request: Any) -> int:
         key = next(self._keys)
-        self._held[key] = Held(request, time.monotonic(), get_ident(), self._greenlet())
+        self._held[key] = (request, time.monotonic(), self._who())
         return key
 
     def leave(self, key: int) -> None:
         del self._held[key]
 
-    def all(self) -> list[Held]:
+    def all(self) -> list[tuple[Any, float, Any]]:
+        """Request, monotonic second of its begin, and who handles it; oldest first."""
         return list(self._held.values())
-
-    def _greenlet(self) -> Any:
-        """The gevent worker's way to tell its requests apart; overridden there."""
-        return None
 
 
 class Deadline:
@@ -79,10 +71,11 @@ class Deadline:
 
     def __init__(self, worker: GracefulWorker) -> None:
         self.worker = worker
+        self._main = get_ident()
         self._sleep = _original("time", "sleep")
 
     def start(self) -> None:
-        # Not threading.Thread: this may run in a signal handler, and under gevent it must be native.
+        # Not threading.Thread: this may be a signal handler, and under gevent it must be native.
         _original("_thread", "start_new_thread")(self._wait, ())
 
     def _wait(self) -> None:
@@ -98,25 +91,25 @@ class Deadline:
         worker.slot.cut += max(len(held), 1)
         worker.slot.in_flight = 0
         now = time.monotonic()
-        for one in held:
-            request = one.request
+        for request, since, who in held:
             worker.log.warning(
                 "cut at the deadline: %s %s after %.1f s, at:\n%s",
                 request.method,
                 request.path,
-                now - one.since,
-                stack_of(one),
+                now - since,
+                stack_of(who, self._main),
             )
         if not held:
             worker.log.warning("cut at the deadline: the worker's exit (pid: %s)", worker.pid)
         os._exit(0)
 
 
-def stack_of(held: Held) -> str:
+def stack_of(who: Any, main: int) -> str:
     """Where the code of a request stands, innermost call last."""
-    frame: FrameType | None = None
-    if held.greenlet is not None:
-        frame = held.greenlet.gr_frame  # None for the one that runs now
-    frame = frame or sys._current_frames().get(held.thread)
+    if isinstance(who, int):
+        frame = sys._current_frames().get(who)
+    else:
+        # A greenlet that runs now has no frame of its own: it is the main thread's.
+        frame = who.gr_frame or sys._current_frames().get(main)
     lines = "".join(traceback.format_stack(frame)).splitlines() if frame else ["(no frame)"]
     return "\n".join(lines[-STACK_LINES:])

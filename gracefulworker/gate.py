@@ -26,10 +26,8 @@ from __future__ import annotations
 import errno
 import os
 import select
-import selectors
 import socket
 import time
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +51,7 @@ NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED, errno.EINVA
 #: accept() found no room: patience, a descriptor will be free again.
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-#: The real one: the gevent worker patches `select` after the fork, and this must not yield.
+#: Bound before the gevent worker patches `select`, after the fork: this must not yield.
 _poll = select.poll
 
 #: State of a handshake under way in /proc/net/tcp (include/net/tcp_states.h).
@@ -149,62 +147,50 @@ def readable(fds: list[int]) -> set[int]:
 class Lingerer:
     """Connections that have sent FIN and are read on until the client closes its side too.
 
-    Not thread-safe: one loop owns it, waits on `fileno()` and calls `sweep`.
+    Not thread-safe: the main loop owns it and calls `sweep` in each pass. Nobody waits on it, as
+    nobody but the client can hurry it.
     """
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
-        self._expiry: deque[tuple[float, socket.socket]] = deque()
+        self._poll = _poll()
+        self._expiry: dict[int, float] = {}  # descriptor -> monotonic seconds, oldest first
 
     def __len__(self) -> int:
-        return len(self._selector.get_map())
-
-    def fileno(self) -> int:
-        """A descriptor that is readable when `sweep` has something to do."""
-        return self._selector.fileno()  # type: ignore[attr-defined, no-any-return]
+        return len(self._expiry)
 
     def add(self, connection: socket.socket) -> None:
-        """Half-close `connection` and take it over; it is closed here, and nowhere else."""
+        """Half-close `connection` and take its descriptor, to be closed here and only here."""
         try:
-            connection.shutdown(socket.SHUT_WR)
-            connection.setblocking(False)
+            # Not the method: the sync worker's own leads here.
+            socket.socket.shutdown(connection, socket.SHUT_WR)
         except OSError:
-            connection.close()  # the client is gone already
+            socket.socket.close(connection)  # the client is gone already
             return
-        if _at_end(connection):
-            connection.close()
-            return
-        self._selector.register(connection, selectors.EVENT_READ)
-        self._expiry.append((time.monotonic() + LINGER, connection))
+        fd = connection.detach()
+        self._poll.register(fd, select.POLLIN)
+        self._expiry[fd] = time.monotonic() + LINGER
 
     def sweep(self) -> None:
-        """Read what has come, close what has ended or was given its time."""
-        for key, _ in self._selector.select(0):
-            if _at_end(key.fileobj):
-                self._close(key.fileobj)
+        """Read what has come, close what has ended or had its time."""
+        for fd, _ in self._poll.poll(0):
+            try:
+                ended = not os.read(fd, 16384)
+            except OSError:
+                ended = True  # reset by the client
+            if ended:
+                self._close(fd)
         now = time.monotonic()
-        while self._expiry and (self._expiry[0][1].fileno() < 0 or self._expiry[0][0] <= now):
-            connection = self._expiry.popleft()[1]
-            if connection.fileno() >= 0:
-                self._close(connection)
+        for fd, expiry in list(self._expiry.items()):
+            if expiry > now:
+                break
+            self._close(fd)
 
     def close(self) -> None:
-        """Close every connection and the selector."""
-        for key in list(self._selector.get_map().values()):
-            self._close(key.fileobj)
-        self._expiry.clear()
-        self._selector.close()
+        """Close every connection."""
+        for fd in list(self._expiry):
+            self._close(fd)
 
-    def _close(self, connection: Any) -> None:
-        self._selector.unregister(connection)
-        connection.close()
-
-
-def _at_end(connection: Any) -> bool:
-    """Throw away what a non-blocking connection has received; whether that was all."""
-    try:
-        return not connection.recv(65536)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+    def _close(self, fd: int) -> None:
+        self._poll.unregister(fd)
+        del self._expiry[fd]
+        os.close(fd)

@@ -18,6 +18,8 @@ import enum
 import mmap
 import os
 import threading
+from collections.abc import Callable
+from functools import partial
 
 from gracefulworker.phases import Phase
 
@@ -77,6 +79,10 @@ class Slot(_Cells):
         super().__init__(cells, base)
         self._lock = threading.Lock()
 
+    def gauge(self) -> Callable[[int], None]:
+        """A fast way to write `in_flight`, which each request does twice."""
+        return partial(self._cells.__setitem__, self._base + 4)
+
     def count(self, name: str, number: int = 1) -> None:
         """Add to a counter from any of the worker's threads."""
         with self._lock:
@@ -101,6 +107,10 @@ class Page(_Cells):
         super().__init__(memoryview(mmap.mmap(-1, size)).cast("q"), 0)
         self._free: list[int] = []
         self._used = 0
+
+    def serving(self) -> bool:
+        """Whether SIGTERM has not come yet; the question of each request."""
+        return not self._cells[0]
 
     @property
     def phase(self) -> Phase:
@@ -151,7 +161,7 @@ class Bell:
         self.fd, self._write_fd = os.pipe()
 
     def ring(self) -> None:
-        """Make `fd` readable in every process. Safe in a signal handler; ringing again is nothing."""
+        """Make `fd` readable in every process; safe in a signal handler, and repeatedly."""
         write_fd, self._write_fd = self._write_fd, -1
         if write_fd >= 0:
             os.close(write_fd)
@@ -188,5 +198,3 @@ class Lifecycle:
         self.page.listeners = listeners
         self.page.phase = Phase.DRAINING
         self.draining.ring()
-
-

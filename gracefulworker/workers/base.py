@@ -54,6 +54,13 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     Built outside an arbiter (gunicorn's own unit tests do that) it works as stock.
     """
 
+    #: Where handle_request finds the request: (listener, req, client, addr); gthread: (req, conn).
+    request_argument = 1
+
+    # Worker's own, which is untyped.
+    wsgi: Callable[..., Iterable[bytes]]
+    sockets: list[Any]
+
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
         """Arbiter.start calls this in the arbiter before when_ready (gunicorn 19.0 on)."""
@@ -76,6 +83,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             self.settings = self.supervisor.settings
             self.in_flight = InFlight()
             self.slot = self.supervisor.seat(self)
+            self.gauge = self.slot.gauge()
 
     # Boot
 
@@ -161,20 +169,21 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     def look(self) -> None:
         """Look at the page: called in each pass of the loop."""
         if self._retired_at is None:
-            if self.slot.retire or self.ppid != os.getppid() or self.held_long_enough():
+            slot = self.slot
+            if slot.retire or (slot.term_at and self.held_long_enough()):
                 self.retire()
-        if self.phase >= Phase.DRAINING:
+            elif self.ppid != os.getppid():
+                self.log.info("the arbiter is gone: finishing what is in flight (%s)", self)
+                self.retire()
+        if self._retired_at is not None or self.page.phase >= Phase.DRAINING:
             self.notice_drain()
 
     def held_long_enough(self) -> bool:
         """Whether a SIGTERM that the arbiter did not send was meant for this worker alone."""
-        term_at = self.slot.term_at
-        if not term_at:
-            return False
-        if self.page.phase != Phase.SERVING:
+        if not self.page.serving():
             self.slot.term_at = 0  # the whole group's: the arbiter leads
             return False
-        return bool(time.monotonic_ns() - term_at >= HOLD * _SECOND)
+        return bool(time.monotonic_ns() - self.slot.term_at >= HOLD * _SECOND)
 
     def notice_drain(self) -> None:
         if not self._drain_noticed:
@@ -205,17 +214,9 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         # each worker has its own.
         return Listeners.SEALED if self.cfg.reuse_port else Listeners.LEFT
 
-    @property
-    def settling(self) -> bool:
-        """Whether the arbiter has yet to say that nothing more will come."""
-        return self.phase >= Phase.DRAINING and self.listeners_state in (
-            Listeners.OPEN,
-            Listeners.GATED,
-        )
-
     def first_byte_expiry(self, accepted_at: int) -> int:
         """ns at which a connection that has not sent a byte counts as idle (in DRAINING)."""
-        since = max(accepted_at, self.drain_began())
+        since: int = max(accepted_at, self.drain_began())
         return since + round(self.settings.first_byte * _SECOND)
 
     def idle_expiry(self) -> int:
@@ -244,17 +245,16 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     def count_accepted(self) -> int:
         """Note a new connection; its time in ns."""
         now = time.monotonic_ns()
-        phase = self.page.phase
-        if phase != Phase.SERVING:
+        if not self.page.serving():
             self.slot.count("accepted")
             self.slot.accepted_at = now
-            if phase >= Phase.DRAINING:
+            if self.page.phase >= Phase.DRAINING:
                 self.slot.count("from_queue")
                 self.slot.accepted_at = self.page.drain_at  # it came before; its turn comes now
         return now
 
     def count_idle(self, number: int = 1) -> None:
-        if self.page.phase != Phase.SERVING:
+        if not self.page.serving():
             self.slot.count("closed_idle", number)
 
     # Requests
@@ -263,22 +263,20 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         """The engines' handle_request, with the request known while the application has it."""
         if self.supervisor is None:
             return super().handle_request(*args)
-        # sync: listener, req, client, addr; gthread: req, conn; gevent: listener_name, req, sock, addr
-        request = args[0] if len(args) == 2 else args[1]
-        held = self.in_flight
-        key = held.enter(request)
-        self.slot.in_flight = len(held)
+        key = self.in_flight.enter(args[self.request_argument])
+        self.gauge(len(self.in_flight))
         try:
             return super().handle_request(*args)
         finally:
-            held.leave(key)
-            self.slot.in_flight = len(held)
+            self.in_flight.leave(key)
+            self.gauge(len(self.in_flight))
 
     def announce(self, response: ClosingResponse) -> None:
         """The headers go out now: from SIGTERM on they say `Connection: close`."""
-        if self.page.phase == Phase.SERVING and self._retired_at is None:
-            return
-        if self.page.phase != Phase.SERVING:
+        if self.page.serving():
+            if self._retired_at is None:
+                return
+        else:
             self.slot.count("served")
             if not response.should_close():
                 self.slot.count("told_to_close")
@@ -312,7 +310,7 @@ class Doorman:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         response = getattr(start_response, "__self__", None)
         # Not HTTP2Response, which has no such header.
-        if type(response) is Response:
+        if response is not None and type(response) is Response:
             response.__class__ = ClosingResponse
             response.worker = self.worker
         return self.app(environ, start_response)

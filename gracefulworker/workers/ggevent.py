@@ -30,13 +30,6 @@ from gracefulworker.workers.base import EXIT_LINGER, PASS, SETTLE_PASS, Graceful
 _SECOND = 1_000_000_000
 
 
-class GreenletsInFlight(InFlight):
-    """Requests are told apart by greenlet."""
-
-    def _greenlet(self) -> Any:
-        return gevent.getcurrent()
-
-
 class Connection(socket.socket):  # type: ignore[misc]
     """A client's connection that knows whether its current request has begun."""
 
@@ -114,7 +107,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.in_flight = GreenletsInFlight()
+        self.in_flight = InFlight(gevent.getcurrent)
         self.connections: set[Any] = set()
         self.servers: list[Server] = []
         self.lingering = 0
@@ -160,22 +153,34 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
                 self.wake()
 
     def handle_request(self, *args: Any) -> Any:
-        """GeventWorker.handle_request; afterwards the connection is idle again."""
-        _, request, client, _ = args
+        """GeventWorker.handle_request; afterwards the connection is idle again.
+
+        :raises StopIteration: as there, when the connection is to be closed.
+        """
         keep = super().handle_request(*args)
+        _, request, client, _ = args
         if isinstance(client, Connection):
-            # RequestParser.finish_body would do this next. Here it tells whether bytes that are
-            # left belong to the next request.
+            self.finish_body(request)
+            client.begun = bool(request.unreader.buf.getbuffer().nbytes)
+            client.used = True
+            if not client.begun and self.phase >= Phase.DRAINING:
+                self.wake()  # it announced keep-alive before SIGTERM, and is idle now
+        return keep
+
+    def finish_body(self, request: Any) -> None:
+        """Read what the application left, as RequestParser.finish_body would do next.
+
+        Here it tells whether bytes that are left belong to the next request.
+        """
+        if getattr(request.body.reader, "length", None) == 0:
+            return
+        # Where the next request starts is unknown after a malformed chunk (gunicorn 27).
+        if not getattr(request.body, "failed", False):
             with gevent.Timeout(self.cfg.keepalive, False):
                 while request.body.read(8192):
                     continue
-                client.begun = bool(request.unreader.buf.getbuffer().nbytes)
-                client.used = True
-                if not client.begun and self.phase >= Phase.DRAINING:
-                    self.wake()  # it announced keep-alive before SIGTERM, and is idle now
-                return keep
-            raise StopIteration
-        return keep
+                return
+        raise StopIteration
 
     def linger(self, client: Any) -> None:
         """Half-close, then read on in a greenlet of its own (see `gate`)."""
@@ -236,7 +241,9 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         self.close_servers()
         now = time.monotonic_ns()
         idle = self.waiting(used=True) if now >= self.idle_expiry() else []
-        idle += [c for c in self.waiting(used=False) if now >= self.first_byte_expiry(c.accepted_at)]
+        for client in self.waiting(used=False):
+            if now >= self.first_byte_expiry(client.accepted_at):
+                idle.append(client)
         # A last look for bytes: a greenlet that has some is about to read them.
         speaking = gate.readable([client.fileno() for client in idle])
         for client in idle:

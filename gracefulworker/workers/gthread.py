@@ -2,8 +2,8 @@
 
 gunicorn gives each new connection a thread that waits for its first byte; here a connection is
 polled first (`silent`), so a silent one holds no thread. Idle keep-alive connections wait in
-gunicorn's own `keepalived_conns`. Closed connections linger in `lingerer`, which the same poller
-watches, where gunicorn 26 on blocks its main thread for up to two seconds each.
+gunicorn's own `keepalived_conns`. Closed connections linger in `lingerer`, where gunicorn 26 on
+blocks its main thread for up to two seconds each.
 
 What may be changed here: which connection waits where. Only the main thread touches the poller.
 """
@@ -47,6 +47,8 @@ class Connection(gthread.TConn):  # type: ignore[misc]
 class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
     """`gunicorn -k gracefulworker.gthread`."""
 
+    request_argument = 0
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: accepted and not yet spoken, oldest first: connection -> accepted at ns
@@ -65,7 +67,6 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             read = selectors.EVENT_READ
             self.poller.register(self.PIPE[0], read, lambda fd: os.read(fd, 4096))
             self.poller.register(self.lifecycle.draining.fd, read, self.poller.unregister)
-            self.poller.register(self.lingerer.fileno(), read, lambda _: self.lingerer.sweep())
         super().run()
 
     # Accepting
@@ -120,7 +121,8 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             return
         super().wait_for_and_dispatch_events(min(timeout, self.until_due()))
         self.look()
-        self.lingerer.sweep()
+        if self.lingerer:
+            self.lingerer.sweep()
         if self.phase >= Phase.DRAINING:
             self.drain()
         elif self.silent:
@@ -157,8 +159,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         if self.sockets or self.nr_conns:
             return
         since = max(self.last_active, self.drain_began())
-        if not len(self.lingerer) or time.monotonic_ns() - since >= EXIT_LINGER * _SECOND:
-            self.poller.unregister(self.lingerer.fileno())
+        if not self.lingerer or time.monotonic_ns() - since >= EXIT_LINGER * _SECOND:
             self.lingerer.close()
             self.finished()
 

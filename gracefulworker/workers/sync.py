@@ -24,6 +24,9 @@ from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import Phase
 from gracefulworker.workers.base import EXIT_LINGER, PASS, SETTLE_PASS, GracefulWorker
 
+#: Closed connections that linger before a busy worker looks at them.
+SWEEP_BATCH = 8
+
 _SECOND = 1_000_000_000
 
 
@@ -39,17 +42,14 @@ class Connection(socket.socket):
     def shutdown(self, how: int) -> None:
         """The first step of either close; afterwards there is nothing left to wait for."""
         if how == socket.SHUT_WR:
-            self.hand_over()
+            self.lingerer.add(self)
         else:
             super().shutdown(how)
 
     def close(self) -> None:
         if self.fileno() >= 0:
-            self.hand_over()
+            self.lingerer.add(self)
         super().close()
-
-    def hand_over(self) -> None:
-        self.lingerer.add(socket.socket(self.family, self.type, self.proto, fileno=self.detach()))
 
 
 class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
@@ -89,7 +89,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             super().accept(listener)
             return
         self.look()
-        if len(self.lingerer):
+        if len(self.lingerer) >= SWEEP_BATCH:
             self.lingerer.sweep()
         if self.silent and self.serve_one_of_the_silent():
             return
@@ -159,7 +159,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         return False
 
     def serve(self, listener: Any, connection: Connection, address: Any) -> None:
-        self.handle(self.names[listener], connection, address)  # SyncWorker.handle closes it in the end
+        self.handle(self.names[listener], connection, address)
         self.last_active = time.monotonic_ns()
 
     # The wait
@@ -179,12 +179,11 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         if self.phase == Phase.SERVING:
             wakers.append(self.lifecycle.lame_duck.fd)
         if self.phase < Phase.DRAINING:
-            wakers += [self.lifecycle.draining.fd, self.lingerer, *self.sockets]
+            wakers += [self.lifecycle.draining.fd, *self.sockets]
         elif self.sockets:
             timeout = SETTLE_PASS  # a gated Unix listener is readable all the time: just try
         elif not self.silent:
             self.leave_when_lingered()
-            wakers.append(self.lingerer)
             timeout = SETTLE_PASS
         else:
             timeout = self.until([self.first_byte_expiry(at) for _, _, at in self.silent.values()])
@@ -202,7 +201,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
     def leave_when_lingered(self) -> None:
         """Nothing is left to serve: end, as soon as closed connections have had their moment."""
         since = max(self.last_active, self.drain_began())
-        if not len(self.lingerer) or time.monotonic_ns() - since >= EXIT_LINGER * _SECOND:
+        if not self.lingerer or time.monotonic_ns() - since >= EXIT_LINGER * _SECOND:
             self.lingerer.close()
             self.finished()
             raise sync.StopWaiting

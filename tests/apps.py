@@ -1,0 +1,114 @@
+"""The application that the servers of the tests run: plain WSGI, one function per route.
+
+``gate(name)`` is the only way in which a route waits: it tells the test that it is there and stands
+still until the test lets it go. Environment variables change what happens at import: ``APP_IMPORT``
+(seconds that it takes), ``APP_BROKEN`` (a path: while it exists the import fails), ``APP_THREAD``
+(leaves a thread behind that is no daemon), ``APP_ATEXIT`` (a line that is printed at exit).
+"""
+
+import atexit
+import os
+import socket
+import threading
+import time
+
+
+def say(text):
+    os.write(2, f"{text}\n".encode())  # in one piece, whoever else writes
+
+
+if os.path.exists(os.environ.get("APP_BROKEN", "")):
+    raise RuntimeError("the application is broken")
+if "APP_IMPORT" in os.environ:
+    time.sleep(float(os.environ["APP_IMPORT"]))
+if "APP_THREAD" in os.environ:
+    threading.Thread(target=threading.Event().wait).start()
+if "APP_ATEXIT" in os.environ:
+    atexit.register(say, os.environ["APP_ATEXIT"])
+
+
+def gate(name):
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(os.environ["GATE"])
+        link.sendall(f"{name} {os.getpid()}\n".encode())
+        link.recv(1)
+
+
+def whole(start_response, body, status="200 OK"):
+    start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def fast(environ, start_response, *args):
+    return whole(start_response, b"fast")
+
+
+def pid(environ, start_response, *args):
+    return whole(start_response, str(os.getpid()).encode())
+
+
+def sleep(environ, start_response, seconds):
+    time.sleep(float(seconds))
+    return whole(start_response, b"slept")
+
+
+def gated(environ, start_response, name):
+    gate(name)
+    return whole(start_response, b"gated")
+
+
+def late_chunk(environ, start_response, name):
+    """start_response is called at once; the first chunk, and with it the headers, come later."""
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "4")])
+    gate(name)
+    yield b"late"
+
+
+def stream(environ, start_response, name, pieces="2"):
+    """A chunked response that stops at the gate before every piece but the first."""
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    yield b"piece 0;"
+    for number in range(1, int(pieces)):
+        gate(name)
+        yield b"piece %d;" % number
+
+
+def upload(environ, start_response, *args):
+    """Reads the body in pieces of ten bytes and sends it back."""
+    pieces = iter(lambda: environ["wsgi.input"].read(10), b"")
+    return whole(start_response, b"".join(pieces))
+
+
+def unread(environ, start_response, *args):
+    return whole(start_response, b"did not look")
+
+
+def status(environ, start_response, code, *args):
+    if code in ("204", "304"):
+        start_response(f"{code} Without Body", [])
+        return []
+    return whole(start_response, b"status " + code.encode(), f"{code} Some Reason")
+
+
+def no_length(environ, start_response, *args):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"one", b"", b"two"]
+
+
+def broken(environ, start_response, *args):
+    raise RuntimeError("the application failed")
+
+
+def app(environ, start_response):
+    route, *args = environ["PATH_INFO"].strip("/").split("/")
+    return ROUTES[route](environ, start_response, *args)
+
+
+ROUTES = {
+    route.__name__.replace("_", "-"): route
+    for route in (
+        fast, pid, sleep, gated, late_chunk, stream, upload, unread, status, no_length, broken
+    )
+}  # fmt: skip
+
+say(f"app imported in {os.getpid()}")

@@ -1,0 +1,54 @@
+"""Fixtures of the suite: ``serve`` starts servers and ends them, ``worker`` names ours in turn."""
+
+from __future__ import annotations
+
+import harness
+import pytest
+
+WORKERS = ("sync", "gthread", "gevent")
+
+
+@pytest.fixture(params=WORKERS)
+def worker(request):
+    """Each of our three workers, as a user names it after ``-k``."""
+    return f"gracefulworker.{request.param}"
+
+
+@pytest.fixture(params=("gthread", "gevent"))
+def keeper(request):
+    """The two of them that keep connections alive (sync answers one request per connection)."""
+    return f"gracefulworker.{request.param}"
+
+
+@pytest.fixture
+def serve(request):
+    """Starts a ``harness.Server``; all are gone when the test is over, whatever happened."""
+    servers = request.node.servers = []
+
+    def start(worker, **options):
+        server = harness.Server(worker, **options)
+        servers.append(server)  # before it starts: a failure to start shows its log too
+        return server.start()
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def stalls():
+    harness.STALLS = harness.Stalls()
+    harness.STALLS.start()
+    yield
+    harness.STALLS.stop()
+    harness.STALLS = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failure shows the whole log of each server that the test started."""
+    report = yield
+    if report.failed:
+        for number, server in enumerate(getattr(item, "servers", ())):
+            report.sections.append((f"log of server {number}, -k {server.worker}", server.log))
+    return report

@@ -1,0 +1,67 @@
+"""A SIGTERM that comes while the service is still starting is not lost (contract 9)."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from harness import assert_clean, assert_within, request
+
+pytestmark = pytest.mark.contract(9)
+
+
+@pytest.mark.parametrize("whom", ("the arbiter", "the group"))
+@pytest.mark.parametrize("delay", (0.5, 2.0))
+def test_sigterm_while_the_application_is_imported(serve, worker, delay, whom):
+    """Import takes a second: the delay ends in the middle of it, or long after it."""
+    server = serve(worker, delay=delay, env={"APP_IMPORT": "1"}, ready=False)
+    early = server.connect()
+    early.send(request())
+    server.wait_log("^Booting worker with pid")
+    term = (server.signal if whom == "the arbiter" else server.killpg)(signal.SIGTERM)
+    server.wait_log("^lame duck:")
+    second = server.connect()
+    second.send(request())
+    last = early.ending(), second.ending()
+    assert [(end.kind, end.status, end.closes) for end in last] == [("response", 200, True)] * 2
+    if delay > 1:
+        assert server.fetch().kind == "response"  # the service is up, and its delay is not over
+    server.wait_draining()
+    assert server.knock().kind == "refused"
+    idle = max(term + delay, last[-1].at)
+    assert_within(0.3, server.wait_gone(), idle, "gone")
+    assert_clean(server)
+
+
+def test_sigterm_while_the_application_is_imported_on_stock(serve):
+    """Until the worker has handlers of its own (the hook keeps it so) SIGTERM is lost on it."""
+    hook = (
+        "import time\ndef post_fork(server, worker):\n    time.sleep(0.5)\ngraceful_timeout = 2\n"
+    )
+    server = serve("sync", config=hook, ready=False)
+    server.wait_log("^Booting worker with pid")
+    term = server.killpg(signal.SIGTERM)
+    assert server.wait_gone() - term > 1.9
+
+
+def test_sigterm_in_that_moment_is_not_lost_on_ours(serve, worker):
+    hook = "import time\ndef post_fork(server, worker):\n    time.sleep(0.5)\n"
+    server = serve(worker, config=hook, delay=0.1, ready=False)
+    server.wait_log("^Booting worker with pid")
+    term = server.killpg(signal.SIGTERM)
+    assert_within(1.3, server.wait_gone(), term, "gone")
+    assert_clean(server)
+
+
+def test_sigterm_between_two_boots(serve, worker):
+    """The first of three is up, the others are not yet."""
+    server = serve(worker, workers=3, delay=0.4, env={"APP_IMPORT": "0.3"}, ready=False)
+    client = server.connect()
+    client.send(request())
+    server.wait_log("^app imported")
+    over = server.terminate() + 0.4
+    end = client.ending()
+    assert (end.kind, end.closes) == ("response", True) or not end.closes
+    assert end.kind == "response"
+    assert_within(0.9, server.wait_gone(), over, "gone")
+    assert_clean(server)

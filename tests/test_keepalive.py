@@ -1,0 +1,129 @@
+"""Persistent connections: told to close from SIGTERM on (contract 2), and closed in time (4)."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from harness import assert_clean, assert_within, ends, request, summary
+
+IDLE = 20
+LONG = ("--keep-alive", "75")
+
+
+# -- contract 2: whether to close is decided when the headers go out -------------------------------
+
+
+@pytest.mark.contract(2)
+@pytest.mark.parametrize("route", ("/gated/{}", "/late-chunk/{}"))
+def test_a_request_in_flight_at_sigterm_says_close(serve, worker, route):
+    server = serve(worker, delay=0.3)
+    client, held = server.hold("it", route)
+    server.terminate()
+    held.release()
+    end = client.ending()
+    assert (end.status, end.closes) == (200, True)
+    assert client.end().kind == "eof"
+    assert_clean(server)
+
+
+@pytest.mark.contract(2)
+@pytest.mark.parametrize("route", ("/gated/{}", "/late-chunk/{}"))
+@pytest.mark.parametrize("stock", ("gthread", "gevent"))
+def test_a_request_in_flight_at_sigterm_says_close_on_stock(serve, stock, route):
+    """Stock decides before the application runs."""
+    server = serve(stock)
+    client, held = server.hold("it", route)
+    server.signal(signal.SIGTERM)
+    server.wait_log("^Handling signal: term")
+    held.release()
+    end = client.ending()
+    assert (end.status, end.closes) == (200, False)
+
+
+@pytest.mark.contract(2)
+def test_headers_that_went_out_before_sigterm_bind_us(serve, keeper):
+    """That response promised keep-alive; the next one on its connection says close."""
+    server = serve(keeper, delay=0.6)
+    client, held = server.hold("it", "/stream/{}")
+    first = client._until(b"\r\n\r\n")
+    server.terminate()
+    held.release()
+    client.buffer = first + b"\r\n\r\n" + client.buffer
+    end = client.ending()
+    assert (end.body, end.closes) == (b"piece 0;piece 1;", False)
+    end = client.ask()
+    assert (end.kind, end.closes) == ("response", True)
+    assert client.end().kind == "eof"
+    assert_clean(server)
+
+
+@pytest.mark.contract(2)
+def test_an_idle_connection_is_told_with_its_next_response(serve, keeper):
+    server = serve(keeper, delay=5.0, options=LONG)
+    clients = [server.keep_alive() for _ in range(3)]
+    server.terminate()
+    for client in clients:
+        end = client.ask()
+        assert (end.kind, end.closes) == ("response", True)
+        assert client.end().kind == "eof"
+    # None of this waited for the end of the delay.
+    assert not server.grep("^draining:")
+
+
+# -- contract 4: what is still idle at the end of the delay ----------------------------------------
+
+
+@pytest.mark.contract(4)
+def test_idle_connections_are_closed_at_the_end_of_the_delay(serve, keeper):
+    server = serve(keeper, delay=0.6, options=LONG)
+    clients = [server.keep_alive() for _ in range(IDLE)]
+    over = server.terminate() + 0.6
+    endings = ends(clients)
+    assert [end.kind for end in endings] == ["eof"] * IDLE
+    assert min(end.at for end in endings) >= over - 0.01, "closed before the delay was over"
+    assert_within(0.1, max(end.at for end in endings), over, "the last end of file")
+    assert_within(0.3, server.wait_gone(), over, "gone after the delay")
+    assert_clean(server)
+    assert summary(server)["idle"] == IDLE
+
+
+@pytest.mark.contract(4)
+@pytest.mark.parametrize("stock", ("gthread", "gevent"))
+def test_idle_connections_are_closed_at_the_end_of_the_delay_on_stock(serve, stock):
+    """Stock gevent uses all of graceful_timeout, stock gthread all of it or 2 s."""
+    server = serve(stock, options=(*LONG, "--graceful-timeout", "1"))
+    clients = [server.keep_alive() for _ in range(IDLE)]
+    term = server.signal(signal.SIGTERM)
+    endings = ends(clients)
+    assert max(end.at for end in endings) - term > 0.9
+    assert server.wait_gone() - term > 0.9
+
+
+@pytest.mark.contract(4)
+def test_a_request_that_crosses_the_fin_gets_a_clean_end(serve, keeper):
+    """Sent at the moment at which the FIN arrives: no byte of a response, and no reset."""
+    server = serve(keeper, delay=0.4, options=LONG)
+    clients = [server.keep_alive() for _ in range(IDLE)]
+    server.terminate()
+    for client in clients:
+        assert client.end().kind == "eof"
+        client.send(request())
+    server.wait_gone()
+    endings = [client.end() for client in clients]
+    assert [(end.kind, end.body) for end in endings] == [("eof", b"")] * IDLE
+    assert_clean(server)
+
+
+@pytest.mark.contract(4)
+def test_a_busy_neighbour_does_not_keep_idle_ones_open(serve, keeper):
+    server = serve(keeper, delay=0.4, options=LONG)
+    idle = [server.keep_alive() for _ in range(3)]
+    client, held = server.hold("it")
+    over = server.terminate() + 0.4
+    endings = ends(idle)
+    assert [end.kind for end in endings] == ["eof"] * 3
+    assert_within(0.1, max(end.at for end in endings), over, "the last end of file")
+    held.release()
+    assert client.ending().closes
+    assert_clean(server)

@@ -1,0 +1,104 @@
+"""LAME_DUCK: from SIGTERM to the end of the delay the service serves as before (contract 1)."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from harness import Storm, assert_clean, assert_within
+
+pytestmark = pytest.mark.contract(1)
+
+
+def fetch_until_turned_away(server):
+    """One request after the other, each on a new connection; the last one is not an answer."""
+    endings = [server.fetch()]
+    while endings[-1].kind == "response":
+        endings.append(server.fetch())
+    return endings
+
+
+def test_newcomers_are_served_until_the_delay_is_over(serve, worker):
+    server = serve(worker, delay=0.6)
+    term = server.terminate()
+    *served, last = fetch_until_turned_away(server)
+    assert last.kind == "refused"
+    assert served and all(end.status == 200 and end.closes for end in served)
+    assert last.at - term >= 0.6
+    assert_within(0.7, served[-1].began, term, "the last answer")
+    assert_clean(server)
+
+
+@pytest.mark.parametrize("stock", ("sync", "gthread", "gevent"))
+def test_newcomers_are_served_until_the_delay_is_over_on_stock(serve, stock):
+    server = serve(stock, delay=2.0)  # which it does not know
+    term = server.signal(signal.SIGTERM)
+    *_, last = fetch_until_turned_away(server)
+    assert last.kind in ("refused", "reset", "eof")
+    assert last.at - term < 1.5
+
+
+@pytest.mark.parametrize("workers", (1, 2))
+def test_a_killed_worker_is_replaced(serve, worker, workers):
+    server = serve(worker, workers=workers, delay=1.0)
+    server.terminate()
+    server.signal(signal.SIGKILL, server.worker_pids[0])
+    server.wait_log("^app imported", count=workers + 1)
+    *served, last = fetch_until_turned_away(server)
+    assert last.kind == "refused"
+    assert served and all(end.status == 200 and end.closes for end in served)
+    assert_clean(server)
+
+
+def test_the_only_worker_is_killed_and_nobody_notices(serve, worker):
+    """Who knocks while no worker lives waits in the queue for the replacement."""
+    server = serve(worker, delay=1.0)
+    server.terminate()
+    victim = server.worker_pids[0]
+    server.signal(signal.SIGKILL, victim)
+    server.wait_log(rf"Worker \(pid:{victim}\) was sent SIGKILL")
+    end = server.fetch("/pid")
+    assert end.status == 200 and int(end.body) != victim
+    assert_clean(server)
+
+
+@pytest.mark.parametrize("workers", (1, 2))
+def test_max_requests_goes_on_recycling(serve, worker, workers):
+    server = serve(worker, workers=workers, delay=1.0, options=("--max-requests", "5"))
+    with Storm(server.addresses[0], clients=4) as storm:
+        storm.wait_served(12)
+        server.terminate()
+        before = len(server.worker_pids)
+        storm.wait_over()
+    assert not storm.losses, storm.census()
+    assert not storm.out_of_order
+    assert len(server.worker_pids) > before + 1, "nobody was recycled in LAME_DUCK"
+    assert_clean(server)
+
+
+def test_a_replacement_that_cannot_boot_does_not_end_the_service(serve, worker, tmp_path):
+    server = serve(worker, workers=2, delay=8.0, env={"APP_BROKEN": str(tmp_path / "broken")})
+    server.terminate()
+    (tmp_path / "broken").touch()
+    boots = len(server.worker_pids)
+    server.signal(signal.SIGKILL, server.worker_pids[0])
+    server.wait_log("^Booting worker with pid", count=boots + 1)
+    failed = server.worker_pids[boots]
+    server.wait_log(rf"Worker \(pid:{failed}\) exited with code 3")
+    assert [server.fetch().status for _ in range(5)] == [200] * 5
+    (tmp_path / "broken").unlink()
+    server.wait_log("^app imported", count=3)  # tried again
+    assert [server.fetch().status for _ in range(5)] == [200] * 5
+    server.signal(signal.SIGTERM)  # more than a second after the first one: ends the delay
+    server.wait_draining()
+    assert_clean(server)
+
+
+def test_a_replacement_that_cannot_boot_does_not_end_the_service_on_stock(serve, tmp_path):
+    """Stock has no delay, so it is shown while it serves: one bad boot ends the service."""
+    server = serve("sync", workers=2, env={"APP_BROKEN": str(tmp_path / "broken")})
+    (tmp_path / "broken").touch()
+    server.signal(signal.SIGKILL, server.worker_pids[0])
+    server.wait_gone()
+    assert server.status == 3
+    assert server.fetch().kind == "refused"

@@ -1,0 +1,168 @@
+"""Who may send what, and when (contracts 9 and 10)."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+from harness import Storm, assert_clean, assert_within, now
+
+LONG = 60.0  # a delay that only a signal ends
+QUICK = 1.0  # what "quickly" means here; stock takes 0.3 s and more for its own steps
+
+
+# -- contract 9: SIGTERM to others than the arbiter ------------------------------------------------
+
+
+@pytest.mark.contract(9)
+def test_sigterm_to_the_whole_group(serve, worker):
+    """Heroku, systemd's control-group, dumb-init: the workers get it too, before or after."""
+    server = serve(worker, workers=2, delay=0.6)
+    client, held = server.hold("it")
+    with Storm(server.addresses[0], clients=3) as storm:
+        storm.wait_served(10)
+        term = server.killpg(signal.SIGTERM)
+        server.wait_log("^lame duck:")
+        storm.wait_over()
+    assert not storm.losses, storm.census()
+    assert not storm.out_of_order
+    served = [end for mine in storm.endings for end in mine if end.kind == "response"]
+    assert max(end.at for end in served) - term > 0.5
+    assert len(server.worker_pids) == 2, "a worker left and was replaced"
+    held.release()
+    assert client.ending().closes
+    assert_clean(server)
+    assert len(server.grep("^lame duck:")) == 1
+
+
+@pytest.mark.contract(9)
+def test_sigterm_to_one_worker_does_not_stop_the_service(serve, worker):
+    server = serve(worker, delay=LONG)
+    victim = server.worker_pids[0]
+    server.signal(signal.SIGTERM, victim)
+    server.wait_log("^app imported", count=2)  # the worker retired, and was replaced
+    end = server.fetch("/pid")
+    assert end.status == 200 and int(end.body) != victim
+    assert not server.grep("lame duck")
+    server.terminate()
+    server.killpg(signal.SIGINT)
+    server.wait_gone()
+
+
+@pytest.mark.contract(9)
+def test_sigterm_to_a_booting_worker_does_not_stop_the_service(serve, worker):
+    """Until its own handlers are there a worker has the arbiter's; the hook keeps it there."""
+    hook = "import time\ndef post_fork(server, worker):\n    time.sleep(0.3)\n"
+    server = serve(worker, delay=LONG, config=hook, ready=False)
+    server.wait_log("^Booting worker with pid")
+    server.signal(signal.SIGTERM, server.worker_pids[0])
+    assert server.fetch().kind == "response"
+    assert not server.grep("lame duck")
+    server.terminate()
+    assert server.fetch().kind == "response"
+
+
+# -- contract 10: a second signal ------------------------------------------------------------------
+
+
+@pytest.mark.contract(10)
+def test_a_second_sigterm_is_noise_at_first_and_ends_the_delay_later(serve, worker):
+    server = serve(worker, delay=LONG)
+    term = server.terminate()
+    for _ in range(3):
+        server.signal(signal.SIGTERM)
+    # The second is what is tested here: should the delay end meanwhile, this wait ends too.
+    with pytest.raises(AssertionError, match="passed with 0"):
+        server.wait_log("^draining:", timeout=term + 1.1 - now())
+    assert server.fetch().kind == "response"
+    again = server.signal(signal.SIGTERM)
+    assert_within(0.3, server.wait_gone(), again, "gone after the second SIGTERM")
+    assert_clean(server)
+
+
+@pytest.mark.contract(10)
+@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGQUIT), ids=("SIGINT", "SIGQUIT"))
+@pytest.mark.parametrize("phase", ("serving", "lame duck", "draining"))
+def test_sigint_and_sigquit_stop_quickly(serve, worker, phase, number):
+    """With a request in flight, which is the case in which stock gthread takes all its time."""
+    server = serve(worker, delay=0 if phase == "draining" else LONG)
+    _client, _held = server.hold("it")
+    if phase != "serving":
+        server.signal(signal.SIGTERM)
+        server.wait_log(f"^{phase}:")
+    quick = server.signal(number)
+    assert_within(QUICK, server.wait_gone(), quick, "gone")
+    if phase != "serving":
+        assert server.grep("^stopped: quick")
+
+
+@pytest.mark.contract(10)
+def test_sigint_and_sigquit_stop_quickly_on_stock(serve):
+    server = serve("gthread", config="graceful_timeout = 2\n")
+    server.hold("it")
+    quick = server.signal(signal.SIGQUIT)
+    assert server.wait_gone() - quick > 1.5
+
+
+@pytest.mark.contract(10)
+def test_sigint_of_a_terminal_reaches_everybody(serve, worker):
+    server = serve(worker, workers=2, delay=LONG)
+    server.terminate()
+    quick = server.killpg(signal.SIGINT)
+    assert_within(QUICK, server.wait_gone(), quick, "gone")
+
+
+@pytest.mark.contract(10)
+def test_graceful_sigint_makes_sigint_a_sigterm(serve, worker):
+    server = serve(worker, delay=0.4, env={"GRACEFUL_SIGINT": "1"})
+    over = server.signal(signal.SIGINT) + 0.4
+    server.wait_log("^lame duck:")
+    assert server.fetch().closes
+    assert_within(0.3, server.wait_gone(), over, "gone after the delay")
+    assert_clean(server)
+
+
+@pytest.mark.contract(10)
+@pytest.mark.parametrize("phase", ("lame duck", "draining"))
+def test_what_is_refused_once_the_end_has_begun(serve, worker, phase):
+    server = serve(worker, delay=0 if phase == "draining" else LONG)
+    client, held = server.hold("it")
+    server.signal(signal.SIGTERM)
+    server.wait_log(f"^{phase}:")
+    for name in ("SIGHUP", "SIGUSR2", "SIGWINCH"):
+        server.signal(getattr(signal, name))
+        server.wait_log(f"^{name} refused: shutting down")
+    assert len(server.grep("refused: shutting down")) == 3, "more than one line each"
+    assert len(server.worker_pids) == 1, "somebody was started"
+    if phase == "lame duck":
+        server.signal(signal.SIGTTIN)  # the worker that was there stands at the gate
+        server.wait_log("^app imported", count=2)
+        assert server.fetch().kind == "response"
+    held.release()
+    assert client.ending().kind == "response"
+
+
+@pytest.mark.contract(10)
+def test_what_still_works_in_lame_duck(serve, worker, tmp_path):
+    access = tmp_path / "access.log"
+    server = serve(worker, delay=LONG, options=("--access-logfile", str(access)))
+    server.terminate()
+    server.signal(signal.SIGTTIN)
+    server.wait_log("^app imported", count=2)
+    server.signal(signal.SIGTTOU)
+    server.wait_log("^Worker exiting")
+    access.rename(tmp_path / "old.log")
+    server.signal(signal.SIGUSR1)
+    wait_until(lambda: access.exists(), "the log was opened anew")
+    for _ in range(3):
+        assert server.fetch().kind == "response"
+    wait_until(lambda: "/fast" in access.read_text(), "the workers write to it")
+
+
+def wait_until(true, what, ceiling=10.0):
+    """For the few things that no event announces."""
+    limit = now() + ceiling
+    while not true():
+        assert now() < limit, f"not within {ceiling} s: {what}"
+        threading.Event().wait(0.01)

@@ -1,0 +1,67 @@
+"""Before SIGTERM nothing changes: the responses are the stock worker's, byte for byte (12)."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from harness import request
+
+CLOSE = ("Connection: close",)
+LENGTH = ("Content-Length: 15",)
+CHUNKED = ("Transfer-Encoding: chunked",)
+BODY = b"0123456789abcde"
+CHUNKS = b"5\r\n01234\r\na\r\n56789abcde\r\n0\r\n\r\n"
+
+#: What a client sends on one connection; all of it is sent at once, the last request says close.
+TALKS = {
+    "one": request(headers=CLOSE),
+    "keep-alive": request(headers=("Connection: keep-alive",)) + request(headers=CLOSE),
+    "pipelined": request() * 3 + request("/no-length") + request(headers=CLOSE),
+    "HTTP/1.0": request(version="1.0"),
+    "HTTP/1.0 without length": request("/no-length", version="1.0"),
+    "HTTP/1.0 keep-alive": request(version="1.0", headers=("Connection: keep-alive",))
+    + request(version="1.0"),
+    "HEAD": request(method="HEAD") + request("/no-length", "HEAD", CLOSE),
+    "chunked": request("/no-length") + request("/no-length", headers=CLOSE),
+    "404": request("/status/404") + request("/status/404", headers=CLOSE),
+    "204": request("/status/204") + request(headers=CLOSE),
+    "304": request("/status/304") + request(headers=CLOSE),
+    "500": request("/broken", headers=CLOSE),
+    "upload": request("/upload", "POST", body=BODY) + request(headers=CLOSE),
+    "upload in chunks": request("/upload", "POST", CHUNKED) + CHUNKS + request(headers=CLOSE),
+    "upload nobody reads": request("/unread", "POST", body=BODY) + request(headers=CLOSE),
+    "expect": request("/upload", "POST", ("Expect: 100-continue", *CLOSE), body=BODY),
+    "bad request line": b"GET\r\n\r\n",
+    "bad header": b"GET /fast HTTP/1.1\r\nno colon\r\n\r\n",
+}
+
+
+def conversations(server):
+    found = {}
+    for name, talk in TALKS.items():
+        client = server.connect()
+        client.send(talk)
+        end = client.end()
+        client.close()  # stock waits for it, some with its main thread
+        assert end.kind in ("eof", "reset"), name
+        found[name] = end.kind, re.sub(rb"Date: [^\r]*", b"Date: masked", end.body)
+    return found
+
+
+@pytest.mark.contract(12)
+def test_responses_are_those_of_the_stock_worker(serve, worker):
+    ours = conversations(serve(worker))
+    stock = conversations(serve(worker.split(".")[1]))
+    assert all(body.startswith(b"HTTP/1.") for _, body in stock.values())
+    assert ours == stock
+
+
+@pytest.mark.contract(12)
+def test_keep_alive_ends_when_the_stock_worker_ends_it(serve, keeper):
+    """The keep-alive setting holds as before: an idle connection is closed after it, not sooner."""
+    for name in (keeper, keeper.split(".")[1]):
+        client = serve(name, options=("--keep-alive", "1")).keep_alive()
+        end = client.end()
+        assert end.kind == "eof"
+        assert 0.9 < end.took < 2.5  # gthread looks once a second
