@@ -467,7 +467,7 @@ class Supervisor:
             self.kill_the_rest()
         elif self.arbiter.WORKERS:
             self.dismiss_booting()
-        elif self.queue_emptied or not self.arbiter.LISTENERS:
+        elif self.queue_emptied or not self.arbiter.LISTENERS or left <= KILL_MARGIN:
             self.finish()
         elif time.monotonic() >= self.retry_after:
             # The last worker died and left an accept queue behind.

@@ -1,23 +1,30 @@
-"""The requests that the application holds, and the deadline at which they are cut.
+"""The deadline, at which what is still in flight is answered or cut, and named.
 
 The deadline comes from outside: nothing is raised into the application. A native thread, started
-when DRAINING begins, names what is left in the log (method, path, age, where its code stands) and
-ends the process; the arbiter's SIGKILL, `phases.KILL_MARGIN` later, is only for code that holds
-the interpreter so that no thread can run.
+when DRAINING begins, answers 503 where no response has begun, names what is left in the log
+(method, path, age, where its code stands) and ends the process; the arbiter's SIGKILL,
+`phases.KILL_MARGIN` later, is only for code that holds the interpreter so that no thread can run.
+
+Who answers a request, the application or the deadline, is decided by one atomic claim
+(`doorman.InFlight.claim`). A response that has begun is cut and never given a false end.
 
 What may be changed here: what is said and done at the deadline.
 """
 
 from __future__ import annotations
 
-import itertools
+import _socket  # the real sockets: gevent patches `socket`
 import os
+import select
+import ssl
+import struct
 import sys
 import time
 import traceback
 from _thread import get_ident  # bound before gevent patches it: the native one
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from gracefulworker import doorman
 
 if TYPE_CHECKING:
     from gracefulworker.workers.base import GracefulWorker
@@ -27,6 +34,20 @@ STACK_LINES = 20
 
 #: Seconds between two looks at the deadline.
 STEP = 0.5
+
+#: Seconds in which the last words are read by their clients before the process ends.
+LAST_MOMENT = 0.1
+
+_BODY = b"The server is shutting down.\n"
+
+#: RFC 9110 section 15.6.4: another instance, or the next one, may answer a moment later.
+LAST_WORDS = (
+    b"HTTP/1.1 503 Service Unavailable\r\n"
+    b"Connection: close\r\n"
+    b"Retry-After: 1\r\n"
+    b"Content-Type: text/plain\r\n"
+    b"Content-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+)
 
 _SECOND = 1_000_000_000
 
@@ -39,33 +60,6 @@ def _original(module: str, name: str) -> Any:
     return getattr(sys.modules[module], name)
 
 
-class InFlight:
-    """The requests that the application holds.
-
-    :param who: tells who handles a request: a thread's identifier, or a greenlet.
-    """
-
-    def __init__(self, who: Callable[[], Any] = get_ident) -> None:
-        self._who = who
-        self._held: dict[int, tuple[Any, float, Any]] = {}
-        self._keys = itertools.count()
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def enter(self, request: Any) -> int:
-        key = next(self._keys)
-        self._held[key] = (request, time.monotonic(), self._who())
-        return key
-
-    def leave(self, key: int) -> None:
-        del self._held[key]
-
-    def all(self) -> list[tuple[Any, float, Any]]:
-        """Request, monotonic second of its begin, and who handles it; oldest first."""
-        return list(self._held.values())
-
-
 class Deadline:
     """A thread that waits for the worker's deadline and then ends its process."""
 
@@ -73,6 +67,7 @@ class Deadline:
         self.worker = worker
         self._main = get_ident()
         self._sleep = _original("time", "sleep")
+        self._spoken: list[Any] = []
 
     def start(self) -> None:
         # Not threading.Thread: this may be a signal handler, and under gevent it must be native.
@@ -82,34 +77,106 @@ class Deadline:
         while (left := self.worker.deadline() - time.monotonic_ns()) > 0:
             # In steps: the deadline of a worker that retires moves when SIGTERM comes.
             self._sleep(min(left / _SECOND, STEP))
-        self.cut()
+        try:
+            self.cut()
+        finally:
+            os._exit(0)
 
     def cut(self) -> None:
-        """Name each request that is left, and end the process."""
+        """Answer or cut what is left, and name it."""
         worker = self.worker
         held = worker.in_flight.all()
         worker.slot.cut += max(len(held), 1)
         worker.slot.in_flight = 0
+        endings = [self.end(request, who) for request, _, who in held]
         now = time.monotonic()
-        for request, since, who in held:
+        for (request, since, who), ending in zip(held, endings, strict=True):
             worker.log.warning(
-                "cut at the deadline: %s %s after %.1f s, at:\n%s",
+                "cut at the deadline (%s): %s %s after %.1f s, at:\n%s",
+                ending,
                 request.method,
                 request.path,
                 now - since,
-                stack_of(who, self._main),
+                self.stack(who),
             )
-        if not held:
+        turned_away = worker.turn_away(self.speak)
+        if turned_away:
+            worker.slot.cut += turned_away - (not held)
+            worker.log.warning("cut at the deadline (503): %d waiting requests", turned_away)
+        elif not held:
             worker.log.warning("cut at the deadline: the worker's exit (pid: %s)", worker.pid)
-        os._exit(0)
+        self.part()
 
+    def end(self, request: Any, who: Any) -> str:
+        """End one request's connection as its client can best tell; what was done."""
+        connection = request.unreader.sock
+        response = self.worker.in_flight.claim(request, self)
+        if response is self:
+            if isinstance(connection, ssl.SSLSocket) and self.is_in_tls(who):
+                return "closed"  # OpenSSL is not to be entered twice at once
+            return "503" if self.speak(connection) else "closed"
+        if not (response.chunked or response.response_length is not None):  # type: ignore[attr-defined]
+            # This body ends where the connection does: only a reset tells that it was cut.
+            with self._raw(connection) as raw:
+                raw.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return "in the middle of its response"
 
-def stack_of(who: Any, main: int) -> str:
-    """Where the code of a request stands, innermost call last."""
-    if isinstance(who, int):
-        frame = sys._current_frames().get(who)
-    else:
+    def speak(self, connection: Any) -> bool:
+        """Send the 503 without waiting; whether it could be sent."""
+        raw = self._raw(connection)
+        try:
+            if isinstance(connection, ssl.SSLSocket):
+                connection._sslobj.write(LAST_WORDS)  # type: ignore[attr-defined]
+            else:
+                raw.send(LAST_WORDS, getattr(_socket, "MSG_DONTWAIT", 0))
+            raw.shutdown(_socket.SHUT_WR)
+        except OSError:
+            return False  # the client is gone, or does not read
+        finally:
+            self._spoken.append(raw)
+        return True
+
+    def part(self) -> None:
+        """Read on for a moment: unread bytes would turn the end into a reset (see `gate`)."""
+        until = time.monotonic() + LAST_MOMENT
+        poll = _original("select", "poll")()
+        listening = {raw.fileno(): raw for raw in self._spoken}
+        for fd in listening:
+            poll.register(fd, select.POLLIN)
+        while listening and (left := until - time.monotonic()) > 0:
+            for fd, _ in poll.poll(left * 1000):
+                try:
+                    if listening[fd].recv(65536):
+                        continue
+                except OSError:
+                    pass  # reset: it will not say more
+                poll.unregister(fd)
+                del listening[fd]
+
+    def stack(self, who: Any) -> str:
+        """Where the application's code stands, innermost call last."""
+        frame = self._frame(who)
+        if frame is None:
+            return "  (it has ended meanwhile)"
+        calls = traceback.extract_stack(frame)
+        entrances = [n for n, call in enumerate(calls, 1) if call.filename == doorman.__file__]
+        del calls[: max(entrances, default=0)]
+        return "\n".join("".join(calls.format()).splitlines()[-STACK_LINES:])
+
+    def is_in_tls(self, who: Any) -> bool:
+        frame = self._frame(who)
+        while frame is not None:
+            if frame.f_globals.get("__name__") in ("ssl", "gevent.ssl"):
+                return True
+            frame = frame.f_back
+        return False
+
+    def _frame(self, who: Any) -> Any:
+        if isinstance(who, int):
+            return sys._current_frames().get(who)
         # A greenlet that runs now has no frame of its own: it is the main thread's.
-        frame = who.gr_frame or sys._current_frames().get(main)
-    lines = "".join(traceback.format_stack(frame)).splitlines() if frame else ["(no frame)"]
-    return "\n".join(lines[-STACK_LINES:])
+        return who.gr_frame or sys._current_frames().get(self._main)
+
+    @staticmethod
+    def _raw(connection: Any) -> Any:
+        return _socket.socket(fileno=os.dup(connection.fileno()))

@@ -11,6 +11,7 @@ in each pass and `finished` when it has drained. What may be changed here: what 
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -19,11 +20,11 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
-from gunicorn.http.wsgi import Response
 from gunicorn.workers.base import Worker
 
 from gracefulworker.arbiter import supervise
-from gracefulworker.deadline import Deadline, InFlight
+from gracefulworker.deadline import Deadline
+from gracefulworker.doorman import ClosingResponse, Doorman, InFlight
 from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import Phase
 
@@ -227,13 +228,17 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         """
         if self.page.phase >= Phase.DRAINING:
             return int(self.page.drain_at)
-        return self.drain_began() + round(min(RETIRE_IDLE, self.cfg.keepalive) * _SECOND)
+        return self.drain_began() + round(min(RETIRE_IDLE, float(self.cfg.keepalive)) * _SECOND)
 
     def until(self, dues: list[int]) -> float:
         """Seconds until the first of these times (ns), at most a pass."""
         if not dues:
             return PASS
         return min(PASS, max(min(dues) - time.monotonic_ns(), 0) / _SECOND)
+
+    def turn_away(self, speak: Callable[[Any], bool]) -> int:
+        """At the deadline, in its thread: `speak` to whole requests that wait; how many."""
+        return 0
 
     def finished(self) -> None:
         """The loop may end."""
@@ -272,7 +277,12 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             self.gauge(len(self.in_flight))
 
     def announce(self, response: ClosingResponse) -> None:
-        """The headers go out now: from SIGTERM on they say `Connection: close`."""
+        """The headers go out now: from SIGTERM on they say `Connection: close`.
+
+        :raises BrokenPipeError: the deadline has answered this request.
+        """
+        if self.in_flight.claim(response.req, response) is not response:
+            raise BrokenPipeError(errno.EPIPE, "answered at the deadline")
         if self.page.serving():
             if self._retired_at is None:
                 return
@@ -281,36 +291,3 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             if not response.should_close():
                 self.slot.count("told_to_close")
         response.force_close()
-
-
-class ClosingResponse(Response):  # type: ignore[misc]
-    """gunicorn's Response, which asks the worker at the moment its headers are sent.
-
-    gunicorn decides on keep-alive before the application runs (`force_close`), which is too early
-    for a request that is being handled when SIGTERM comes. `should_close` is read again after the
-    body, so it is not overridden: the decision is latched here, once.
-    """
-
-    worker: GracefulWorker
-
-    def send_headers(self) -> None:
-        """Response.send_headers (gunicorn 0.9 on): called with each write, returns when sent."""
-        if not self.headers_sent:
-            self.worker.announce(self)
-        super().send_headers()
-
-
-class Doorman:
-    """Stands before the application and makes its response a `ClosingResponse`."""
-
-    def __init__(self, app: Callable[..., Iterable[bytes]], worker: GracefulWorker) -> None:
-        self.app = app
-        self.worker = worker
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        response = getattr(start_response, "__self__", None)
-        # Not HTTP2Response, which has no such header.
-        if response is not None and type(response) is Response:
-            response.__class__ = ClosingResponse
-            response.worker = self.worker
-        return self.app(environ, start_response)

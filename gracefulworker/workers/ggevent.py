@@ -22,7 +22,7 @@ from gevent.server import StreamServer
 from gunicorn.workers import ggevent
 
 from gracefulworker import gate
-from gracefulworker.deadline import InFlight
+from gracefulworker.doorman import InFlight
 from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import Phase
 from gracefulworker.workers.base import EXIT_LINGER, PASS, SETTLE_PASS, GracefulWorker

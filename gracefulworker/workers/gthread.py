@@ -13,7 +13,9 @@ from __future__ import annotations
 import os
 import selectors
 import socket
+import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,7 +23,7 @@ from gunicorn.workers import gthread
 
 from gracefulworker import gate
 from gracefulworker.lifecycle import Listeners
-from gracefulworker.phases import Phase
+from gracefulworker.phases import KILL_MARGIN, Phase
 from gracefulworker.workers.base import EXIT_LINGER, PASS, SETTLE_PASS, GracefulWorker
 
 #: Seconds that a silent connection is kept before SIGTERM, beyond `keepalive`: gunicorn's own
@@ -54,6 +56,8 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         #: accepted and not yet spoken, oldest first: connection -> accepted at ns
         self.silent: dict[Connection, int] = {}
         self.accept_again_at = 0.0
+        self._speak: Callable[[Any], bool] | None = None
+        self.turned_away = 0
 
     def handle_exit(self, number: int, frame: Any) -> None:
         """ThreadWorker.handle_exit sets alive to False; as for all three, SIGTERM is only noted."""
@@ -147,6 +151,8 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         """ThreadWorker.finish_request: the request is over, on the main thread."""
         if self.supervisor is not None:
             self.last_active = time.monotonic_ns()
+            if fs.cancelled() and self._speak is not None:
+                self.turned_away += self._speak(conn.sock)
         super().finish_request(conn, fs)
 
     # Draining
@@ -162,6 +168,15 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         if not self.lingerer or time.monotonic_ns() - since >= EXIT_LINGER * _SECOND:
             self.lingerer.close()
             self.finished()
+
+    def turn_away(self, speak: Callable[[Any], bool]) -> int:
+        """Those that wait for a thread: the main thread finds their futures cancelled."""
+        self._speak = speak
+        self.tpool.shutdown(wait=False, cancel_futures=True)
+        told = threading.Event()
+        self.method_queue.defer(told.set)  # after all of them
+        told.wait(KILL_MARGIN / 2)
+        return self.turned_away
 
     def close_listeners(self) -> None:
         if not self.sockets:

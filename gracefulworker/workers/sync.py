@@ -10,11 +10,13 @@ What may be changed here: the order in which connections get their turn.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from gunicorn.workers import sync
@@ -161,6 +163,18 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
     def serve(self, listener: Any, connection: Connection, address: Any) -> None:
         self.handle(self.names[listener], connection, address)
         self.last_active = time.monotonic_ns()
+
+    def turn_away(self, speak: Callable[[Any], bool]) -> int:
+        """Those in the accept queue and the silent that have spoken; the main thread is busy."""
+        waiting: list[Any] = list(self.silent)
+        if self.listeners_state != Listeners.LEFT:
+            for listener in self.sockets:
+                with contextlib.suppress(OSError):  # the end of the queue
+                    while True:
+                        waiting.append(listener.accept()[0])
+        self.turned_away = waiting  # open until the process ends
+        fds = gate.readable([connection.fileno() for connection in waiting])
+        return sum(speak(connection) for connection in waiting if connection.fileno() in fds)
 
     # The wait
 

@@ -1,0 +1,84 @@
+"""Around the application: which requests it holds, who answers them, and the close at header time.
+
+What may be changed here: what is known of a request between its head and the end of its response.
+Everything in this file is on the way of each request: mind what it costs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from _thread import get_ident  # bound before gevent patches it: the native one
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from gunicorn.http.wsgi import Response
+
+if TYPE_CHECKING:
+    from gracefulworker.workers.base import GracefulWorker
+
+
+class InFlight:
+    """The requests that the application holds, and who answers them.
+
+    :param who: tells who handles a request: a thread's identifier, or a greenlet.
+    """
+
+    def __init__(self, who: Callable[[], Any] = get_ident) -> None:
+        self._who = who
+        self._held: dict[int, tuple[Any, float, Any]] = {}
+        self._claims: dict[int, object] = {}
+        self._keys = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def enter(self, request: Any) -> int:
+        key = next(self._keys)
+        self._held[key] = (request, time.monotonic(), self._who())
+        return key
+
+    def leave(self, key: int) -> None:
+        request = self._held.pop(key)[0]
+        self._claims.pop(id(request), None)
+
+    def claim(self, request: Any, by: object) -> object:
+        """Who answers `request`: `by`, or whoever came first (dict.setdefault is atomic)."""
+        return self._claims.setdefault(id(request), by)
+
+    def all(self) -> list[tuple[Any, float, Any]]:
+        """Request, monotonic second of its begin, and who handles it; oldest first."""
+        return list(self._held.values())
+
+
+class ClosingResponse(Response):  # type: ignore[misc]
+    """gunicorn's Response, which asks the worker at the moment its headers are sent.
+
+    gunicorn decides on keep-alive before the application runs (`force_close`), which is too early
+    for a request that is being handled when SIGTERM comes. `should_close` is read again after the
+    body, so it is not overridden: the decision is latched here, once.
+    """
+
+    worker: GracefulWorker
+
+    def send_headers(self) -> None:
+        """Response.send_headers (gunicorn 0.9 on): called with each write, returns when sent."""
+        if not self.headers_sent:
+            self.worker.announce(self)
+        super().send_headers()
+
+
+class Doorman:
+    """Stands before the application and makes its response a `ClosingResponse`."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]], worker: GracefulWorker) -> None:
+        self.app = app
+        self.worker = worker
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        response = getattr(start_response, "__self__", None)
+        # Not HTTP2Response, which has no such header.
+        if response is not None and type(response) is Response:
+            response.__class__ = ClosingResponse
+            response.worker = self.worker
+        return self.app(environ, start_response)
