@@ -64,7 +64,7 @@ REPLACED = (
 
 
 class _LeaveReload(Exception):
-    """Ends the arbiter's reload(), which waits for old workers, for something more urgent."""
+    """Ends the wait for old workers in the arbiter's reload(), which blocks its main loop."""
 
 
 @dataclass
@@ -135,6 +135,9 @@ class Supervisor:
         self.quick_at = 0
         self.hurry = False  # a later SIGTERM: end the delay
         self.reloading = False
+        self.overlap_until = 0.0  # monotonic seconds
+        self.relieved: Any = None  # a worker that serves on until its relief has booted
+        self.relief_until = 0.0
         self.any_booted = False
         self.retry_after = 0.0  # monotonic seconds
         self.retry_step = RETRY_FIRST
@@ -257,10 +260,12 @@ class Supervisor:
         if self.refused("SIGHUP"):
             return
         self.reloading = True
+        self.overlap_until = time.monotonic() + self.settings.overlap
         try:
             self.stock.handle_hup()
         except _LeaveReload:
-            self.log.info("SIGHUP: not waiting for the old workers any longer")
+            if self.arbiter.dirty_arbiter_pid:
+                self.arbiter.kill_dirty_arbiter(signal.SIGHUP)  # the last step of handle_hup
         finally:
             self.reloading = False
 
@@ -316,19 +321,59 @@ class Supervisor:
     def manage_workers(self) -> None:
         """Arbiter.manage_workers, called in each pass of the main loop: the tick of the phases."""
         self.tick()
-        if self.page.phase < Phase.DRAINING:
+        if self.page.phase >= Phase.DRAINING:
+            return
+        booting = any(not worker.slot.booted for worker in self.our_workers())
+        if time.monotonic() < self.overlap_until and booting:
+            return  # HUP: the old ones serve until all the new ones do
+        self.overlap_until = 0.0
+        self.relieve_one(booting)
+        leaving = [worker for worker in self.our_workers() if worker.slot.retire]
+        wanted = self.arbiter.num_workers
+        # Those that leave are replaced now, not when they have gone. (The property's setter would
+        # call the user's nworkers_changed.)
+        self.arbiter._num_workers = wanted + len(leaving) + (self.relieved is not None)
+        try:
             self.stock.manage_workers()
+        finally:
+            self.arbiter._num_workers = wanted
+
+    def our_workers(self) -> list[Any]:
+        """The living workers of our classes (a HUP can change the class)."""
+        return [worker for worker in self.arbiter.WORKERS.values() if hasattr(worker, "slot")]
+
+    def relieve_one(self, booting: bool) -> None:
+        """Let a worker that wants to recycle itself go, one at a time, when its relief serves."""
+        ours = self.our_workers()
+        now = time.monotonic()
+        if self.relieved not in ours:
+            self.relieved = None
+        if self.relieved is None and not booting and len(ours) >= self.arbiter.num_workers:
+            wishes = [worker for worker in ours if worker.slot.wants_to_retire]
+            if wishes and not any(worker.slot.retire for worker in ours):
+                self.relieved = min(wishes, key=lambda worker: worker.age)
+                self.relief_until = now + self.settings.overlap
+                booting = not self.arbiter.cfg.reload  # its relief is spawned in this pass
+        if self.relieved is not None and (not booting or now >= self.relief_until):
+            self.kill_worker(self.relieved.pid, signal.SIGTERM)
+            self.relieved = None
 
     def murder_workers(self) -> None:
-        """Arbiter.murder_workers; not in DRAINING, where the deadline is the only limit."""
-        if self.page.phase < Phase.DRAINING:
-            self.stock.murder_workers()
+        """Arbiter.murder_workers; in its graceful time a worker has the deadline as its limit."""
+        if self.page.phase >= Phase.DRAINING:
+            return
+        now = time.monotonic()
+        for worker in self.our_workers():
+            if now < worker.excused_until:
+                worker.tmp.notify()  # its heartbeat, which a busy sync worker cannot give
+        self.stock.murder_workers()
 
     def kill_worker(self, pid: int, number: int) -> None:
         """Arbiter.kill_worker; a SIGTERM from here is an order, unlike one from elsewhere."""
         worker = self.arbiter.WORKERS.get(pid)
-        if number == signal.SIGTERM and hasattr(worker, "slot"):
+        if number == signal.SIGTERM and hasattr(worker, "slot") and not worker.slot.retire:
             worker.slot.retire = 1
+            worker.excused_until = time.monotonic() + worker.cfg.graceful_timeout + KILL_MARGIN
         self.stock.kill_worker(pid, number)
 
     def reap_workers(self) -> None:
@@ -343,7 +388,7 @@ class Supervisor:
                 continue
             break
         self.fold_gone()
-        if self.reloading and (self.quick or self.page.phase > Phase.SERVING):
+        if self.reloading and (self.ours or self.quick or self.page.phase > Phase.SERVING):
             raise _LeaveReload
 
     def survives(self, failure: HaltServer) -> bool:
@@ -453,10 +498,7 @@ class Supervisor:
     def watch_drain(self, now: int) -> None:
         since = (now - self.page.drain_at) / _SECOND
         if self.page.listeners == Listeners.GATED:
-            settled = since >= gate.SETTLE_MIN and (
-                since >= gate.SETTLE_MAX or not gate.handshakes_under_way(self.tcp_ports)
-            )
-            if not settled:
+            if not self.settled(since):
                 signal.setitimer(signal.ITIMER_REAL, max(gate.SETTLE_MIN - since, SETTLE_STEP))
                 return
             self.seal()
@@ -475,6 +517,15 @@ class Supervisor:
             self.spawn_worker()
         if left > 0:
             signal.setitimer(signal.ITIMER_REAL, left)
+
+    def settled(self, since: float) -> bool:
+        """Whether no handshake is under way any more, `since` seconds after the gate."""
+        if since < gate.SETTLE_MIN:
+            return False
+        if since >= gate.SETTLE_MAX:
+            return True
+        under_way = [gate.handshakes_under_way(port) for port in self.tcp_ports]
+        return not any(under_way) and (None not in under_way or since >= gate.SETTLE_BLIND)
 
     def dismiss_booting(self) -> None:
         """End workers that are still booting when nobody waits for them."""

@@ -117,6 +117,14 @@ class Settings:
         default=2.0,
         metadata={"kind": Seconds("how long a connection may take to its first byte at the end")},
     )
+    idle: float = field(
+        default=0.0,
+        metadata={"kind": Seconds("how long after the delay an idle connection is still kept")},
+    )
+    overlap: float = field(
+        default=10.0,
+        metadata={"kind": Seconds("how long old workers serve on while the new ones boot")},
+    )
     sigint: bool = field(
         default=False,
         metadata={"kind": Switch("SIGINT begins the same shutdown as SIGTERM")},

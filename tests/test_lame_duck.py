@@ -65,7 +65,7 @@ def test_the_only_worker_is_killed_and_nobody_notices(serve, worker):
 @pytest.mark.parametrize("workers", (1, 2))
 def test_max_requests_goes_on_recycling(serve, worker, workers):
     server = serve(worker, workers=workers, delay=1.0, options=("--max-requests", "5"))
-    with Storm(server.addresses[0], clients=4) as storm:
+    with Storm(server.addresses[0], clients=4, path="/sleep/0.01") as storm:
         storm.wait_served(12)
         server.terminate()
         before = len(server.worker_pids)

@@ -20,7 +20,7 @@ def test_sigterm_to_the_whole_group(serve, worker):
     """Heroku, systemd's control-group, dumb-init: the workers get it too, before or after."""
     server = serve(worker, workers=2, delay=0.6)
     client, held = server.hold("it")
-    with Storm(server.addresses[0], clients=3) as storm:
+    with Storm(server.addresses[0], clients=3, path="/sleep/0.01") as storm:
         storm.wait_served(10)
         term = server.killpg(signal.SIGTERM)
         server.wait_log("^lame duck:")

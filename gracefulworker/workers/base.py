@@ -11,6 +11,7 @@ in each pass and `finished` when it has drained. What may be changed here: what 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -74,6 +75,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         self._alive = True
         self._retired_at: int | None = None
         self._finished = False
+        self.excused_until = 0.0  # the arbiter's: until then a missing heartbeat is no fault
         self._quick = False
         self._drain_noticed = False
         self.supervisor = supervise()
@@ -107,6 +109,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         """Worker.run, the serving loop; the boot is over."""
         if self.supervisor is not None:
             self.slot.booted = 1
+            self.nudge_arbiter()
         super().run()
 
     # Orders
@@ -122,13 +125,24 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     def alive(self, alive: bool) -> None:
         self._alive = alive
         if not alive and self.supervisor is not None:
-            self.retire()
+            self.ask_to_retire()
+
+    def ask_to_retire(self) -> None:
+        """Ask the arbiter for a turn: only one worker at a time recycles itself."""
+        self.max_requests = sys.maxsize  # asked once is enough
+        self.slot.wants_to_retire = 1
+        self.nudge_arbiter()
+
+    def nudge_arbiter(self) -> None:
+        """Let the arbiter look at once; it does so once a second anyway."""
+        with contextlib.suppress(PermissionError, ProcessLookupError):  # it may be another user's
+            os.kill(self.ppid, signal.SIGALRM)
 
     def retire(self) -> None:
         """Stop while the service goes on: this worker's own phase becomes DRAINING."""
         if self._retired_at is None:
             self._retired_at = time.monotonic_ns()
-            self.max_requests = sys.maxsize  # asked once is enough
+            self.max_requests = sys.maxsize
             self.wake()
 
     def wake(self) -> None:
@@ -227,7 +241,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         delay has been so all the time. A worker that retires on its own has announced nothing.
         """
         if self.page.phase >= Phase.DRAINING:
-            return int(self.page.drain_at)
+            return int(self.page.drain_at) + round(self.settings.idle * _SECOND)
         return self.drain_began() + round(min(RETIRE_IDLE, float(self.cfg.keepalive)) * _SECOND)
 
     def until(self, dues: list[int]) -> float:
