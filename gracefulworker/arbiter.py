@@ -143,7 +143,7 @@ class Supervisor:
         self.retry_step = RETRY_FIRST
         self.seats: list[Any] = []  # our workers whose slots have not been folded yet
         self.spawning: Slot | None = None  # of a worker that is built and about to be forked
-        self.unix_paths: gate.UnixPaths | None = None
+        self.unix_paths = gate.UnixPaths()
         self.queue_emptied = False
         self.killed_at_deadline = False
         self.read_settings()
@@ -251,7 +251,7 @@ class Supervisor:
         self.arbiter.cfg.set("graceful_timeout", QUICK_LIMIT)
         if self.listeners_are_ours():
             # Arbiter.stop would unlink by name alone, and fails on an abstract one.
-            gate.UnixPaths(self.arbiter.LISTENERS).unlink()
+            self.unix_paths.unlink()
             self.close_listeners()
         handler()
 
@@ -301,6 +301,7 @@ class Supervisor:
     def spawn_worker(self) -> Any:
         """Arbiter.spawn_worker; in the child it ends in SystemExit, and here in `leave`."""
         self.reread_settings()
+        self.unix_paths.remember(self.arbiter.LISTENERS)
         if not self.ours:
             # Arbiter.stop and the stock workers look at no other figure.
             self.arbiter.cfg.set("graceful_timeout", max(1, math.floor(self.settings.finish)))
@@ -455,7 +456,6 @@ class Supervisor:
             # is then dropped.
             state = Listeners.SEALED
         else:
-            self.unix_paths = gate.UnixPaths(listeners)
             refused = [listener for listener in listeners if not gate.shut(listener)]
             if refused:
                 self.log.debug(
@@ -487,7 +487,7 @@ class Supervisor:
         elif self.ours:
             # Not gated: as long as one process has them open, clients hang in their queues.
             self.close_listeners()
-        if self.unix_paths is not None:
+        if self.page.listeners != Listeners.LEFT:
             self.unix_paths.unlink()
 
     def close_listeners(self) -> None:
@@ -557,7 +557,7 @@ class Supervisor:
     def finish(self) -> None:
         """No worker is left: leave the main loop by the ways that Arbiter.run knows."""
         if self.totals.cut:
-            raise HaltServer(f"{self.totals.cut} cut at the deadline", EXIT_CUT)
+            raise HaltServer(f"{self.totals.cut} requests were cut", EXIT_CUT)
         raise StopIteration
 
     # The end

@@ -86,7 +86,7 @@ class Deadline:
         """Answer or cut what is left, and name it."""
         worker = self.worker
         held = worker.in_flight.all()
-        worker.slot.cut += max(len(held), 1)
+        worker.slot.cut += len(worker.in_flight)
         worker.slot.in_flight = 0
         endings = [self.end(request, who) for request, _, who in held]
         now = time.monotonic()
@@ -101,14 +101,17 @@ class Deadline:
             )
         turned_away = worker.turn_away(self.speak)
         if turned_away:
-            worker.slot.cut += turned_away - (not held)
+            worker.slot.cut += turned_away
             worker.log.warning("cut at the deadline (503): %d waiting requests", turned_away)
         elif not held:
             worker.log.warning("cut at the deadline: the worker's exit (pid: %s)", worker.pid)
+            worker.slot.cut += 1
         self.part()
 
     def end(self, request: Any, who: Any) -> str:
         """End one request's connection as its client can best tell; what was done."""
+        if self.worker.in_flight.is_answered(request):
+            return "after its response"
         connection = request.unreader.sock
         response = self.worker.in_flight.claim(request, self)
         if response is self:

@@ -6,7 +6,6 @@ Everything in this file is on the way of each request: mind what it costs.
 
 from __future__ import annotations
 
-import itertools
 import time
 from _thread import get_ident  # bound before gevent patches it: the native one
 from collections.abc import Callable, Iterable
@@ -21,30 +20,41 @@ if TYPE_CHECKING:
 class InFlight:
     """The requests that the application holds, and who answers them.
 
+    All is kept by ``id(request)``: each request lives as long as it is held. Single operations on
+    dict and set are atomic, so there is no lock.
+
     :param who: tells who handles a request: a thread's identifier, or a greenlet.
     """
 
     def __init__(self, who: Callable[[], Any] = get_ident) -> None:
         self._who = who
         self._held: dict[int, tuple[Any, float, Any]] = {}
+        self._unanswered: set[int] = set()
         self._claims: dict[int, object] = {}
-        self._keys = itertools.count()
 
     def __len__(self) -> int:
-        return len(self._held)
+        """How many have not been answered to their end."""
+        return len(self._unanswered)
 
-    def enter(self, request: Any) -> int:
-        key = next(self._keys)
-        self._held[key] = (request, time.monotonic(), self._who())
-        return key
-
-    def leave(self, key: int) -> None:
-        request = self._held.pop(key)[0]
-        self._claims.pop(id(request), None)
+    def enter(self, request: Any) -> None:
+        self._held[id(request)] = (request, time.monotonic(), self._who())
+        self._unanswered.add(id(request))
 
     def claim(self, request: Any, by: object) -> object:
         """Who answers `request`: `by`, or whoever came first (dict.setdefault is atomic)."""
         return self._claims.setdefault(id(request), by)
+
+    def answered(self, request: Any) -> None:
+        """Its last byte has been sent; its code may run on."""
+        self._unanswered.discard(id(request))
+
+    def is_answered(self, request: Any) -> bool:
+        return id(request) not in self._unanswered
+
+    def leave(self, request: Any) -> None:
+        del self._held[id(request)]
+        self._unanswered.discard(id(request))
+        self._claims.pop(id(request), None)
 
     def all(self) -> list[tuple[Any, float, Any]]:
         """Request, monotonic second of its begin, and who handles it; oldest first."""
@@ -66,6 +76,11 @@ class ClosingResponse(Response):  # type: ignore[misc]
         if not self.headers_sent:
             self.worker.announce(self)
         super().send_headers()
+
+    def close(self) -> None:
+        """Response.close, after which the client has all of it."""
+        super().close()
+        self.worker.answered(self.req)
 
 
 class Doorman:

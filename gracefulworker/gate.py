@@ -130,12 +130,20 @@ class ListenerName:
 class UnixPaths:
     """The file system names of Unix listeners, to be removed by whoever made them."""
 
-    def __init__(self, listeners: list[Any]) -> None:
+    def __init__(self) -> None:
         self._identity: dict[str, tuple[int, int]] = {}
+
+    def remember(self, listeners: list[Any]) -> None:
+        """Note which files are these listeners', while nobody can have replaced them yet."""
         for listener in listeners:
             name = listener.getsockname()
             # An abstract name (a leading NUL) has no file.
-            if listener.family == socket.AF_UNIX and isinstance(name, str) and name:
+            if (
+                listener.family == socket.AF_UNIX
+                and isinstance(name, str)
+                and name
+                and name not in self._identity
+            ):
                 try:
                     self._identity[name] = _identity(name)
                 except OSError:

@@ -416,10 +416,12 @@ class Gate:
 
 
 class Stalls(threading.Thread):
-    """Measures for how long this machine ran nothing of ours, so that a bound means the server.
+    """Measures for how long the whole machine stood still, so that a bound means the server.
 
-    A bound of 100 ms on a machine that stood still for 80 ms says nothing about the server. So a
-    thread sleeps 5 ms at a time and notes by how much it overslept.
+    A virtual machine is taken off its processor for 50 ms and more at times; a bound of 100 ms
+    says nothing about the server then. So a thread sleeps 5 ms at a time and notes by how much it
+    overslept. It asks for so little that other work on the machine hardly delays it: a server
+    that needs too much of the processor is not excused.
     """
 
     STEP = 0.005
@@ -452,7 +454,7 @@ def assert_within(bound: float, at: float, since: float, what: str) -> None:
     """``at`` is no later than ``bound`` seconds after ``since``, the machine's stalls apart."""
     stalls = STALLS.between(since, at) if STALLS else 0.0
     assert at - since <= bound + stalls, (
-        f"{what}: {at - since:.3f} s, allowed {bound:.3f} s (and {stalls:.3f} s of stalls)"
+        f"{what}: {at - since:.3f} s, allowed {bound:.3f} s, and {stalls:.3f} s of stalls"
     )
 
 

@@ -282,13 +282,19 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         """The engines' handle_request, with the request known while the application has it."""
         if self.supervisor is None:
             return super().handle_request(*args)
-        key = self.in_flight.enter(args[self.request_argument])
+        request = args[self.request_argument]
+        self.in_flight.enter(request)
         self.gauge(len(self.in_flight))
         try:
             return super().handle_request(*args)
         finally:
-            self.in_flight.leave(key)
+            self.in_flight.leave(request)
             self.gauge(len(self.in_flight))
+
+    def answered(self, request: Any) -> None:
+        """The response is complete."""
+        self.in_flight.answered(request)
+        self.gauge(len(self.in_flight))
 
     def announce(self, response: ClosingResponse) -> None:
         """The headers go out now: from SIGTERM on they say `Connection: close`.

@@ -80,7 +80,13 @@ class Server(StreamServer):  # type: ignore[misc]
         client.worker = self.worker
         client.accepted_at = self.worker.count_accepted()
         client.begun = client.used = client.hung_up = False
+        self.worker.connections.add(client)
         return client, address
+
+    def do_close(self, client: Connection, *args: Any) -> None:
+        """StreamServer.do_close: what do_read returned is over, whatever became of it."""
+        super().do_close(client, *args)
+        self.worker.forget(client)
 
     def ignore_limit(self) -> None:
         """Accept on, whatever worker_connections says."""
@@ -108,7 +114,8 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.in_flight = InFlight(gevent.getcurrent)
-        self.connections: set[Any] = set()
+        #: from accept to close, also before its greenlet has run
+        self.connections: set[Connection] = set()
         self.servers: list[Server] = []
         self.lingering = 0
         self.last_active = 0
@@ -141,16 +148,12 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     # Connections
 
-    def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """GeventWorker.handle: a connection's whole life, in its greenlet."""
-        self.connections.add(client)
-        try:
-            super().handle(listener, client, addr)
-        finally:
-            self.connections.discard(client)
-            self.last_active = time.monotonic_ns()
-            if not self.connections and self.supervisor and self.phase >= Phase.DRAINING:
-                self.wake()
+    def forget(self, client: Connection) -> None:
+        """The connection has been closed."""
+        self.connections.discard(client)
+        self.last_active = time.monotonic_ns()
+        if not self.connections and self.phase >= Phase.DRAINING:
+            self.wake()
 
     def handle_request(self, *args: Any) -> Any:
         """GeventWorker.handle_request; afterwards the connection is idle again.
@@ -232,9 +235,9 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         return [
             client
             for client in self.connections
-            if isinstance(client, Connection)
-            and client.used == used
+            if client.used == used
             and not (client.begun or client.hung_up)
+            and client.fileno() >= 0  # TLS: the socket that it is wrapped in knows, not this one
         ]
 
     def drain(self) -> None:
