@@ -86,7 +86,7 @@ class Deadline:
         """Answer or cut what is left, and name it."""
         worker = self.worker
         held = worker.in_flight.all()
-        worker.slot.cut += len(worker.in_flight)
+        worker.slot.cut += len(held)
         worker.slot.in_flight = 0
         endings = [self.end(request, who) for request, _, who in held]
         now = time.monotonic()
@@ -104,14 +104,18 @@ class Deadline:
             worker.slot.cut += turned_away
             worker.log.warning("cut at the deadline (503): %d waiting requests", turned_away)
         elif not held:
-            worker.log.warning("cut at the deadline: the worker's exit (pid: %s)", worker.pid)
+            # No client waits any more, but its code has not ended: the user's, after a response
+            # or in an exit hook.
             worker.slot.cut += 1
+            worker.log.warning(
+                "cut at the deadline: the exit of worker %s, which is at:\n%s",
+                worker.pid,
+                "\n".join(map(self.stack, sys._current_frames().keys() - {get_ident()})),
+            )
         self.part()
 
     def end(self, request: Any, who: Any) -> str:
         """End one request's connection as its client can best tell; what was done."""
-        if self.worker.in_flight.is_answered(request):
-            return "after its response"
         connection = request.unreader.sock
         response = self.worker.in_flight.claim(request, self)
         if response is self:

@@ -6,9 +6,8 @@ Everything in this file is on the way of each request: mind what it costs.
 
 from __future__ import annotations
 
-import time
-from _thread import get_ident  # bound before gevent patches it: the native one
 from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.http.wsgi import Response
@@ -18,27 +17,24 @@ if TYPE_CHECKING:
 
 
 class InFlight:
-    """The requests that the application holds, and who answers them.
+    """The requests that the application has not answered to their end, and who answers them.
 
-    All is kept by ``id(request)``: each request lives as long as it is held. Single operations on
-    dict and set are atomic, so there is no lock.
+    All is kept by ``id(request)``: each request lives as long as it is here. Single operations on
+    a dict are atomic, so there is no lock.
 
+    :param gauge: is told how many there are, after each change.
     :param who: tells who handles a request: a thread's identifier, or a greenlet.
     """
 
-    def __init__(self, who: Callable[[], Any] = get_ident) -> None:
+    def __init__(self, gauge: Callable[[int], None], who: Callable[[], Any]) -> None:
+        self._gauge = gauge
         self._who = who
-        self._held: dict[int, tuple[Any, float, Any]] = {}
-        self._unanswered: set[int] = set()
+        self._open: dict[int, tuple[Any, float, Any]] = {}
         self._claims: dict[int, object] = {}
 
-    def __len__(self) -> int:
-        """How many have not been answered to their end."""
-        return len(self._unanswered)
-
     def enter(self, request: Any) -> None:
-        self._held[id(request)] = (request, time.monotonic(), self._who())
-        self._unanswered.add(id(request))
+        self._open[id(request)] = (request, monotonic(), self._who())
+        self._gauge(len(self._open))
 
     def claim(self, request: Any, by: object) -> object:
         """Who answers `request`: `by`, or whoever came first (dict.setdefault is atomic)."""
@@ -46,19 +42,17 @@ class InFlight:
 
     def answered(self, request: Any) -> None:
         """Its last byte has been sent; its code may run on."""
-        self._unanswered.discard(id(request))
-
-    def is_answered(self, request: Any) -> bool:
-        return id(request) not in self._unanswered
+        if self._open.pop(id(request), None) is not None:
+            self._gauge(len(self._open))
 
     def leave(self, request: Any) -> None:
-        del self._held[id(request)]
-        self._unanswered.discard(id(request))
+        """Its code has ended."""
+        self.answered(request)
         self._claims.pop(id(request), None)
 
     def all(self) -> list[tuple[Any, float, Any]]:
         """Request, monotonic second of its begin, and who handles it; oldest first."""
-        return list(self._held.values())
+        return list(self._open.values())
 
 
 class ClosingResponse(Response):  # type: ignore[misc]
@@ -80,7 +74,7 @@ class ClosingResponse(Response):  # type: ignore[misc]
     def close(self) -> None:
         """Response.close, after which the client has all of it."""
         super().close()
-        self.worker.answered(self.req)
+        self.worker.in_flight.answered(self.req)
 
 
 class Doorman:

@@ -80,6 +80,10 @@ class Slot(_Cells):
         super().__init__(cells, base)
         self._lock = threading.Lock()
 
+    def has_orders(self) -> bool:
+        """Whether `retire` or `term_at` is set; asked in each pass of a loop."""
+        return bool(self._cells[self._base] or self._cells[self._base + 1])
+
     def gauge(self) -> Callable[[int], None]:
         """A fast way to write `in_flight`, which each request does twice."""
         return partial(self._cells.__setitem__, self._base + 4)

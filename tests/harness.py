@@ -110,7 +110,8 @@ class Client:
     """One connection. It is never closed behind the test's back, least of all after a response."""
 
     def __init__(self, address: Address, timeout: float = CEILING) -> None:
-        self.buffer = b""
+        self.buffer = b""  # what has come and was not asked for yet
+        self.raw = b""  # all that ever came
         self.broken = False
         self.opened = now()
         self.socket = socket.socket(address.family, socket.SOCK_STREAM)
@@ -189,6 +190,7 @@ class Client:
         if not data:
             raise _Stop("eof")
         self.buffer += data
+        self.raw += data
 
     def _until(self, mark: bytes) -> bytes:
         while mark not in self.buffer:

@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import time
+from _thread import get_ident  # bound before gevent patches it: the native one
 from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
@@ -26,6 +27,7 @@ from gunicorn.workers.base import Worker
 from gracefulworker.arbiter import supervise
 from gracefulworker.deadline import Deadline
 from gracefulworker.doorman import ClosingResponse, Doorman, InFlight
+from gracefulworker.gate import SETTLE_MAX
 from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import Phase
 
@@ -59,6 +61,9 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     #: Where handle_request finds the request: (listener, req, client, addr); gthread: (req, conn).
     request_argument = 1
 
+    #: Tells who handles a request: a thread's identifier, or a greenlet.
+    whoami = staticmethod(get_ident)
+
     # Worker's own, which is untyped.
     wsgi: Callable[..., Iterable[bytes]]
     sockets: list[Any]
@@ -78,15 +83,15 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         self.excused_until = 0.0  # the arbiter's: until then a missing heartbeat is no fault
         self._quick = False
         self._drain_noticed = False
+        self._orphan = False
         self.supervisor = supervise()
         super().__init__(*args, **kwargs)
         if self.supervisor is not None:
             self.lifecycle = self.supervisor.lifecycle
             self.page = self.lifecycle.page
             self.settings = self.supervisor.settings
-            self.in_flight = InFlight()
             self.slot = self.supervisor.seat(self)
-            self.gauge = self.slot.gauge()
+            self.in_flight = InFlight(self.slot.gauge(), self.whoami)
 
     # Boot
 
@@ -170,7 +175,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         super().handle_quit(number, frame)
 
     def is_parent_alive(self) -> bool:
-        """SyncWorker's and ThreadWorker's way to leave the loop; `look` notices orphans here."""
+        """SyncWorker's and ThreadWorker's way to leave the loop; here orphans `hear` of it."""
         return True if self.supervisor is not None else bool(super().is_parent_alive())
 
     @property
@@ -181,17 +186,24 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             return Phase.DRAINING
         return shared
 
+    def stopping(self) -> bool:
+        """Whether this worker or the service is past SERVING; the question of each request."""
+        return self._retired_at is not None or not self.page.serving()
+
     def look(self) -> None:
         """Look at the page: called in each pass of the loop."""
         if self._retired_at is None:
-            slot = self.slot
-            if slot.retire or (slot.term_at and self.held_long_enough()):
+            if self.slot.has_orders() and (self.slot.retire or self.held_long_enough()):
                 self.retire()
-            elif self.ppid != os.getppid():
-                self.log.info("the arbiter is gone: finishing what is in flight (%s)", self)
-                self.retire()
-        if self._retired_at is not None or self.page.phase >= Phase.DRAINING:
+        if self.stopping() and self.phase >= Phase.DRAINING:
             self.notice_drain()
+
+    def hear(self, phase: Phase) -> None:
+        """The bell of `phase` has rung: it has begun, or the arbiter has died."""
+        if self.page.phase < phase and self._retired_at is None:
+            self.log.info("the arbiter is gone: finishing what is in flight (pid: %s)", self.pid)
+            self._orphan = True
+            self.retire()
 
     def held_long_enough(self) -> bool:
         """Whether a SIGTERM that the arbiter did not send was meant for this worker alone."""
@@ -224,10 +236,14 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     def listeners_state(self) -> Listeners:
         """What to do with the listeners, in DRAINING."""
         if self.page.phase >= Phase.DRAINING:
-            return self.page.listeners
+            state = self.page.listeners
+            settled_at = self.page.drain_at + round(2 * SETTLE_MAX * _SECOND)
+            if state == Listeners.GATED and time.monotonic_ns() > settled_at:
+                return Listeners.SEALED  # the arbiter has died before it could say so
+            return state
         # The service goes on, and so do the other workers on the same listeners. With reuse_port
-        # each worker has its own.
-        return Listeners.SEALED if self.cfg.reuse_port else Listeners.LEFT
+        # each worker has its own; and nobody comes after orphans.
+        return Listeners.SEALED if self.cfg.reuse_port or self._orphan else Listeners.LEFT
 
     def first_byte_expiry(self, accepted_at: int) -> int:
         """ns at which a connection that has not sent a byte counts as idle (in DRAINING)."""
@@ -284,17 +300,10 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             return super().handle_request(*args)
         request = args[self.request_argument]
         self.in_flight.enter(request)
-        self.gauge(len(self.in_flight))
         try:
             return super().handle_request(*args)
         finally:
             self.in_flight.leave(request)
-            self.gauge(len(self.in_flight))
-
-    def answered(self, request: Any) -> None:
-        """The response is complete."""
-        self.in_flight.answered(request)
-        self.gauge(len(self.in_flight))
 
     def announce(self, response: ClosingResponse) -> None:
         """The headers go out now: from SIGTERM on they say `Connection: close`.
@@ -303,10 +312,9 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         """
         if self.in_flight.claim(response.req, response) is not response:
             raise BrokenPipeError(errno.EPIPE, "answered at the deadline")
-        if self.page.serving():
-            if self._retired_at is None:
-                return
-        else:
+        if not self.stopping():
+            return
+        if not self.page.serving():
             self.slot.count("served")
             if not response.should_close():
                 self.slot.count("told_to_close")

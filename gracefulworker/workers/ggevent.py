@@ -22,7 +22,6 @@ from gevent.server import StreamServer
 from gunicorn.workers import ggevent
 
 from gracefulworker import gate
-from gracefulworker.doorman import InFlight
 from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import Phase
 from gracefulworker.workers.base import EXIT_LINGER, PASS, SETTLE_PASS, GracefulWorker
@@ -55,7 +54,7 @@ class Connection(socket.socket):  # type: ignore[misc]
 
     def close(self) -> None:
         """util.close, at the end of AsyncWorker.handle: from SIGTERM on the connection lingers."""
-        if self.fileno() >= 0 and self.worker.phase > Phase.SERVING:
+        if self.worker.stopping() and self.fileno() >= 0:
             self.worker.linger(
                 socket.socket(self.family, self.type, self.proto, fileno=self.detach())
             )
@@ -111,9 +110,10 @@ class Server(StreamServer):  # type: ignore[misc]
 class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
     """`gunicorn -k gracefulworker.gevent`."""
 
+    whoami = staticmethod(gevent.getcurrent)
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.in_flight = InFlight(gevent.getcurrent)
         #: from accept to close, also before its greenlet has run
         self.connections: set[Connection] = set()
         self.servers: list[Server] = []
@@ -152,7 +152,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         """The connection has been closed."""
         self.connections.discard(client)
         self.last_active = time.monotonic_ns()
-        if not self.connections and self.phase >= Phase.DRAINING:
+        if self.stopping() and not self.connections:
             self.wake()
 
     def handle_request(self, *args: Any) -> Any:
@@ -166,7 +166,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
             self.finish_body(request)
             client.begun = bool(request.unreader.buf.getbuffer().nbytes)
             client.used = True
-            if not client.begun and self.phase >= Phase.DRAINING:
+            if self.stopping() and not client.begun:
                 self.wake()  # it announced keep-alive before SIGTERM, and is idle now
         return keep
 
@@ -209,11 +209,13 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         while not self._finished:
             poll = select.poll()
             poll.register(self.PIPE[0], select.POLLIN)
-            if self.page.phase < Phase.DRAINING:
+            if self.phase < Phase.DRAINING:
                 poll.register(self.lifecycle.draining.fd, select.POLLIN)
             for fd, _ in poll.poll(self.until_due() * 1000):
                 if fd == self.PIPE[0]:
                     os.read(fd, 4096)
+                else:
+                    self.hear(Phase.DRAINING)
             self.look()
             if self.phase >= Phase.DRAINING:
                 self.drain()

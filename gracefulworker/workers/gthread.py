@@ -70,7 +70,8 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             self.last_active = 0
             read = selectors.EVENT_READ
             self.poller.register(self.PIPE[0], read, lambda fd: os.read(fd, 4096))
-            self.poller.register(self.lifecycle.draining.fd, read, self.poller.unregister)
+            self.poller.register(self.lifecycle.draining.fd, read, self.on_bell)
+            self.names = {listener: listener.getsockname() for listener in self.sockets}
         super().run()
 
     # Accepting
@@ -78,7 +79,9 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
     def set_accept_enabled(self, enabled: bool) -> None:
         """ThreadWorker.set_accept_enabled: called in each pass with the limit's verdict."""
         if self.supervisor is not None:
-            if time.monotonic() < self.accept_again_at:
+            if time.monotonic() >= self.accept_again_at:
+                self.accept_again_at = 0.0
+            if self.accept_again_at:
                 enabled = False
             elif self.phase >= Phase.DRAINING:
                 enabled = bool(self.sockets)  # the queue is emptied, whatever the limit
@@ -104,17 +107,29 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             return False
         accepted_at = self.count_accepted()
         self.nr_conns += 1
-        conn = Connection(self.cfg, client, address, listener.getsockname())
+        conn = Connection(self.cfg, client, address, self.names[listener])
         conn.lingerer = self.lingerer
-        self.silent[conn] = accepted_at
-        self.poller.register(client, selectors.EVENT_READ, partial(self.on_first_byte, conn))
+        conn.data_ready = True  # ThreadWorker.handle (25.3 on) is not called before
+        try:
+            # Most clients speak at once: this saves them a pass of the loop.
+            client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self.silent[conn] = accepted_at
+            self.poller.register(client, selectors.EVENT_READ, partial(self.on_first_byte, conn))
+        except OSError:
+            self.enqueue_req(conn)  # reset: reported there, like any other
+        else:
+            self.enqueue_req(conn)
         return True
 
     def on_first_byte(self, conn: Connection, client: socket.socket) -> None:
         self.poller.unregister(client)
         del self.silent[conn]
-        conn.data_ready = True  # ThreadWorker.handle (25.3 on) need not wait for it
         self.enqueue_req(conn)
+
+    def on_bell(self, fd: int) -> None:
+        self.poller.unregister(fd)
+        self.hear(Phase.DRAINING)
 
     # The loop
 
@@ -123,11 +138,13 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         if self.supervisor is None:
             super().wait_for_and_dispatch_events(timeout)
             return
-        super().wait_for_and_dispatch_events(min(timeout, self.until_due()))
+        if self.stopping() or self.accept_again_at:
+            timeout = self.until_due()
+        super().wait_for_and_dispatch_events(timeout)
         self.look()
         if self.lingerer:
             self.lingerer.sweep()
-        if self.phase >= Phase.DRAINING:
+        if self.stopping() and self.phase >= Phase.DRAINING:
             self.drain()
         elif self.silent:
             self.close_silent(
@@ -136,7 +153,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
 
     def until_due(self) -> float:
         """Seconds until the next pass is needed, if nothing happens before."""
-        if time.monotonic() < self.accept_again_at:
+        if self.accept_again_at:
             return NO_ROOM_PAUSE
         if self.phase < Phase.DRAINING:
             return PASS
@@ -149,7 +166,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
 
     def finish_request(self, conn: Connection, fs: Any) -> None:
         """ThreadWorker.finish_request: the request is over, on the main thread."""
-        if self.supervisor is not None:
+        if self.supervisor is not None and self.stopping():
             self.last_active = time.monotonic_ns()
             if fs.cancelled() and self._speak is not None:
                 self.turned_away += self._speak(conn.sock)

@@ -78,12 +78,20 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             self.lingerer = gate.Lingerer()
             self.last_active = 0
             self.names = {listener: gate.ListenerName(listener) for listener in self.sockets}
+            self.kinds = {s: (s.family, s.type, s.proto) for s in self.sockets}
+            # What ends the wait for a connection's first byte, beside that byte.
+            self.turn = select.poll()
+            self.turn.register(self.lifecycle.lame_duck.fd, select.POLLIN)
+            self.turn.register(self.PIPE[0], select.POLLIN)
         super().run()
 
     # The turn
 
     def accept(self, listener: Any) -> None:
         """SyncWorker.accept (gunicorn 0.17 on): called by both of its loops, once per connection.
+
+        The descriptor comes from `_accept`, the half of socket.accept that makes no object, for
+        the object is to be a `Connection`.
 
         :raises BlockingIOError: nobody waits; the loop calls `wait`.
         """
@@ -93,11 +101,12 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         self.look()
         if len(self.lingerer) >= SWEEP_BATCH:
             self.lingerer.sweep()
-        if self.silent and self.serve_one_of_the_silent():
+        stopping = self.stopping()
+        if stopping and self.silent and self.serve_one_of_the_silent():
             return
-        client, address = self.accept_from(listener)
+        fd, address = self.accept_from(listener) if stopping else listener._accept()
         accepted_at = self.count_accepted()
-        connection = Connection(client.family, client.type, client.proto, fileno=client.detach())
+        connection = Connection(*self.kinds[listener], fd)
         connection.lingerer = self.lingerer
         connection.setblocking(True)
         if self.has_spoken(connection):
@@ -105,14 +114,18 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         else:
             self.silent[connection] = (listener, address, accepted_at)
 
-    def accept_from(self, listener: Any) -> tuple[socket.socket, Any]:
+    def accept_from(self, listener: Any) -> tuple[int, Any]:
+        """What is done to the listener in the worker's phase.
+
+        :raises BlockingIOError: nobody waits.
+        """
         state = self.listeners_state if self.phase >= Phase.DRAINING else Listeners.OPEN
         if state == Listeners.LEFT:
             self.close_listeners(list(self.sockets))
         if listener not in self.sockets:
             raise BlockingIOError(errno.EAGAIN, "this listener is closed")
         try:
-            return listener.accept()  # type: ignore[no-any-return]
+            return listener._accept()  # type: ignore[no-any-return]
         except OSError as error:
             if error.errno in gate.NO_ROOM:
                 raise BlockingIOError(errno.EAGAIN, "no descriptor is free") from error
@@ -131,17 +144,18 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
 
     def has_spoken(self, connection: Connection) -> bool:
         """Whether the first byte is there; before SIGTERM wait for it, as gunicorn does."""
-        poll = select.poll()
-        for waker in (connection.fileno(), self.lifecycle.lame_duck.fd, self.PIPE[0]):
-            poll.register(waker, select.POLLIN)
-        while self.phase == Phase.SERVING:
-            ready = {fd for fd, _ in poll.poll()}
-            if connection.fileno() in ready:
-                return True
-            if self.PIPE[0] in ready:
-                os.read(self.PIPE[0], 4096)
-            self.look()
-        return bool(gate.readable([connection.fileno()]))
+        fd = connection.fileno()
+        self.turn.register(fd, select.POLLIN)
+        try:
+            while not self.stopping():
+                ready = [ready_fd for ready_fd, _ in self.turn.poll()]
+                if fd in ready:
+                    return True
+                self.attend(ready)
+                self.look()
+        finally:
+            self.turn.unregister(fd)
+        return bool(gate.readable([fd]))
 
     def serve_one_of_the_silent(self) -> bool:
         """Serve one that has spoken meanwhile, and close those whose time is over."""
@@ -162,7 +176,8 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
 
     def serve(self, listener: Any, connection: Connection, address: Any) -> None:
         self.handle(self.names[listener], connection, address)
-        self.last_active = time.monotonic_ns()
+        if self.stopping():
+            self.last_active = time.monotonic_ns()
 
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
         """Those in the accept queue and the silent that have spoken; the main thread is busy."""
@@ -204,13 +219,21 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         poll = select.poll()
         for waker in wakers:
             poll.register(waker, select.POLLIN)
-        ready = {fd for fd, _ in poll.poll(timeout * 1000)}
-        if self.PIPE[0] in ready:
-            os.read(self.PIPE[0], 4096)
+        ready = [fd for fd, _ in poll.poll(timeout * 1000)]
+        self.attend(ready)
         if self.phase == Phase.SERVING:
             return [listener for listener in self.sockets if listener.fileno() in ready]
         # `accept` has the silent to look after, too.
         return list(self.sockets) or [None]
+
+    def attend(self, ready: list[int]) -> None:
+        """To descriptors that are no connection's."""
+        if self.PIPE[0] in ready:
+            os.read(self.PIPE[0], 4096)
+        if self.lifecycle.lame_duck.fd in ready:
+            self.hear(Phase.LAME_DUCK)
+        if self.lifecycle.draining.fd in ready:
+            self.hear(Phase.DRAINING)
 
     def leave_when_lingered(self) -> None:
         """Nothing is left to serve: end, as soon as closed connections have had their moment."""
