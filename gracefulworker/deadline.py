@@ -124,8 +124,9 @@ class Deadline:
             return "503" if self.speak(connection) else "closed"
         if not (response.chunked or response.response_length is not None):  # type: ignore[attr-defined]
             # This body ends where the connection does: only a reset tells that it was cut.
-            with self._raw(connection) as raw:
-                raw.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raw = self._raw(connection)
+            raw.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raw.close()
         return "in the middle of its response"
 
     def speak(self, connection: Any) -> bool:

@@ -19,13 +19,13 @@ def fetch_until_turned_away(server):
 
 
 def test_newcomers_are_served_until_the_delay_is_over(serve, worker):
-    server = serve(worker, delay=0.6)
+    server = serve(worker, delay=0.5)
     term = server.terminate()
     *served, last = fetch_until_turned_away(server)
     assert last.kind == "refused"
     assert served and all(end.status == 200 and end.closes for end in served)
-    assert last.at - term >= 0.6
-    assert_within(0.7, served[-1].began, term, "the last answer")
+    assert last.at - term >= 0.5
+    assert_within(0.6, served[-1].began, term, "the last answer")
     assert_clean(server)
 
 
@@ -40,7 +40,7 @@ def test_newcomers_are_served_until_the_delay_is_over_on_stock(serve, stock):
 
 @pytest.mark.parametrize("workers", (1, 2))
 def test_a_killed_worker_is_replaced(serve, worker, workers):
-    server = serve(worker, workers=workers, delay=1.0)
+    server = serve(worker, workers=workers, delay=0.7)
     server.terminate()
     server.signal(signal.SIGKILL, server.worker_pids[0])
     server.wait_log("^app imported", count=workers + 1)
@@ -52,7 +52,7 @@ def test_a_killed_worker_is_replaced(serve, worker, workers):
 
 def test_the_only_worker_is_killed_and_nobody_notices(serve, worker):
     """Who knocks while no worker lives waits in the queue for the replacement."""
-    server = serve(worker, delay=1.0)
+    server = serve(worker, delay=0.7)
     server.terminate()
     victim = server.worker_pids[0]
     server.signal(signal.SIGKILL, victim)
@@ -64,7 +64,7 @@ def test_the_only_worker_is_killed_and_nobody_notices(serve, worker):
 
 @pytest.mark.parametrize("workers", (1, 2))
 def test_max_requests_goes_on_recycling(serve, worker, workers):
-    server = serve(worker, workers=workers, delay=1.0, options=("--max-requests", "5"))
+    server = serve(worker, workers=workers, delay=0.7, options=("--max-requests", "5"))
     with Storm(server.addresses[0], clients=4, path="/sleep/0.01") as storm:
         storm.wait_served(12)
         server.terminate()

@@ -61,7 +61,7 @@ def test_no_new_connection_is_said_so(serve, worker):
 
 
 def test_figures_of_several_workers_and_of_dead_ones_add_up(serve, worker):
-    server = serve(worker, workers=2, delay=1.0, options=("--max-requests", "4"))
+    server = serve(worker, workers=2, delay=0.7, options=("--max-requests", "4"))
     server.terminate()
     for _ in range(15):
         assert server.fetch().kind == "response"

@@ -10,8 +10,8 @@ What may be changed here: how greenlets are told. Under gevent nothing here may 
 
 from __future__ import annotations
 
+import _socket  # the real sockets: gevent's are `socket` here
 import os
-import socket as stdlib_socket
 import time
 from functools import partial
 from typing import Any
@@ -47,10 +47,14 @@ class Connection(socket.socket):  # type: ignore[misc]
     def hang_up(self) -> None:
         """End its greenlet's wait for a request; bytes that came in time are read all the same."""
         self.hung_up = True
+        # gevent's own shutdown() would raise in the greenlet, past bytes that are already there.
+        raw = _socket.socket(fileno=os.dup(self.fileno()))
         try:
-            self.shutdown(stdlib_socket.SHUT_RD)
+            raw.shutdown(_socket.SHUT_RD)
         except OSError:
             pass  # the client is gone already, and the greenlet about to find out
+        finally:
+            raw.close()
 
     def close(self) -> None:
         """util.close, at the end of AsyncWorker.handle: from SIGTERM on the connection lingers."""
@@ -192,7 +196,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     def _linger(self, client: Any) -> None:
         try:
-            client.shutdown(stdlib_socket.SHUT_WR)
+            client.shutdown(_socket.SHUT_WR)
             with gevent.Timeout(gate.LINGER, False):
                 while client.recv(65536):
                     continue
