@@ -467,11 +467,6 @@ class Supervisor:
         self.log.info(
             "draining: refusing newcomers, up to %.1f s for what is in flight", self.schedule.finish
         )
-        if self.ours:
-            # The bell has told their loops. The signal is for a worker whose only thread is in the
-            # application: its deadline must be set now.
-            for pid in list(self.arbiter.WORKERS):
-                self.kill_worker(pid, signal.SIGTERM)
         if state != Listeners.GATED:
             self.seal()
 

@@ -1,7 +1,8 @@
 """The deadline, at which what is still in flight is answered or cut, and named.
 
-The deadline comes from outside: nothing is raised into the application. A native thread, started
-when DRAINING begins, answers 503 where no response has begun, names what is left in the log
+The deadline comes from outside: nothing is raised into the application, and a signal would not be
+heard, for gunicorn lets SIGTERM interrupt no system call. A native thread, started
+with the worker, answers 503 where no response has begun, names what is left in the log
 (method, path, age, where its code stands) and ends the process; the arbiter's SIGKILL,
 `phases.KILL_MARGIN` later, is only for code that holds the interpreter so that no thread can run.
 
@@ -70,10 +71,11 @@ class Deadline:
         self._spoken: list[Any] = []
 
     def start(self) -> None:
-        # Not threading.Thread: this may be a signal handler, and under gevent it must be native.
+        # Not threading.Thread: under gevent it must be native.
         _original("_thread", "start_new_thread")(self._wait, ())
 
     def _wait(self) -> None:
+        self._wait_for_drain()
         while (left := self.worker.deadline() - time.monotonic_ns()) > 0:
             # In steps: the deadline of a worker that retires moves when SIGTERM comes.
             self._sleep(min(left / _SECOND, STEP))
@@ -82,36 +84,43 @@ class Deadline:
         finally:
             os._exit(0)
 
+    def _wait_for_drain(self) -> None:
+        poll = _original("select", "poll")()
+        bell = self.worker.lifecycle.draining.fd
+        poll.register(bell, select.POLLIN)
+        while not self.worker.is_draining():
+            if poll.poll(STEP * 1000):
+                poll.unregister(bell)  # heard for good, also if it was the arbiter's death
+
     def cut(self) -> None:
         """Answer or cut what is left, and name it."""
         worker = self.worker
-        held = worker.in_flight.all()
+        held = worker.in_flight.open()
         worker.slot.cut += len(held)
         worker.slot.in_flight = 0
-        endings = [self.end(request, who) for request, _, who in held]
-        now = time.monotonic()
-        for (request, since, who), ending in zip(held, endings, strict=True):
+        endings = [(self.end(request, who), request, since, who) for request, since, who in held]
+        endings += [("after its response", *entry) for entry in worker.in_flight.running_on()]
+        for ending, request, since, who in endings:
             worker.log.warning(
                 "cut at the deadline (%s): %s %s after %.1f s, at:\n%s",
                 ending,
                 request.method,
                 request.path,
-                now - since,
+                time.monotonic() - since,
                 self.stack(who),
             )
         turned_away = worker.turn_away(self.speak)
+        worker.slot.cut += turned_away
         if turned_away:
-            worker.slot.cut += turned_away
             worker.log.warning("cut at the deadline (503): %d waiting requests", turned_away)
-        elif not held:
-            # No client waits any more, but its code has not ended: the user's, after a response
-            # or in an exit hook.
-            worker.slot.cut += 1
+        if not endings and not turned_away:
+            # Connections in the middle of a request's head, or the user's exit code.
             worker.log.warning(
-                "cut at the deadline: the exit of worker %s, which is at:\n%s",
+                "cut at the deadline: worker %s, which is at:\n%s",
                 worker.pid,
-                "\n".join(map(self.stack, sys._current_frames().keys() - {get_ident()})),
+                self.stack(self._main),
             )
+        worker.slot.cut = max(worker.slot.cut, 1)
         self.part()
 
     def end(self, request: Any, who: Any) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class InFlight:
-    """The requests that the application has not answered to their end, and who answers them.
+    """The requests that the application holds, and who answers them.
 
     All is kept by ``id(request)``: each request lives as long as it is here. Single operations on
     a dict are atomic, so there is no lock.
@@ -30,6 +30,7 @@ class InFlight:
         self._gauge = gauge
         self._who = who
         self._open: dict[int, tuple[Any, float, Any]] = {}
+        self._answered: dict[int, tuple[Any, float, Any]] = {}
         self._claims: dict[int, object] = {}
 
     def enter(self, request: Any) -> None:
@@ -42,17 +43,24 @@ class InFlight:
 
     def answered(self, request: Any) -> None:
         """Its last byte has been sent; its code may run on."""
-        if self._open.pop(id(request), None) is not None:
+        entry = self._open.pop(id(request), None)
+        if entry is not None:
+            self._answered[id(request)] = entry
             self._gauge(len(self._open))
 
     def leave(self, request: Any) -> None:
         """Its code has ended."""
         self.answered(request)
+        del self._answered[id(request)]
         self._claims.pop(id(request), None)
 
-    def all(self) -> list[tuple[Any, float, Any]]:
+    def open(self) -> list[tuple[Any, float, Any]]:
         """Request, monotonic second of its begin, and who handles it; oldest first."""
         return list(self._open.values())
+
+    def running_on(self) -> list[tuple[Any, float, Any]]:
+        """The same of those whose code runs on after their response."""
+        return list(self._answered.values())
 
 
 class ClosingResponse(Response):  # type: ignore[misc]

@@ -112,3 +112,21 @@ ROUTES = {
 }  # fmt: skip
 
 say(f"app imported in {os.getpid()}")
+
+
+class after:
+    """An application whose code runs on after the response: PEP 3333's close()."""
+
+    def __init__(self, environ, start_response):
+        self.name = environ["PATH_INFO"].rpartition("/")[2]
+        whole(start_response, b"sent")
+
+    def __iter__(self):
+        yield b"sent"
+
+    def close(self):
+        if self.name == "after":
+            self.close_after()
+
+    def close_after(self):
+        gate(self.name)

@@ -161,7 +161,7 @@ class Client:
             kind = "response"
         except _Stop as stop:
             kind = str(stop)
-            if kind == "eof" and self.broken:
+            if kind == "eof" and self._was_reset():
                 kind = "reset"
             elif kind == "eof" and (status or self.buffer):
                 kind = "truncated"
@@ -174,11 +174,15 @@ class Client:
             self.socket.settimeout(timeout)
         try:
             self._rest()
-            kind = "reset" if self.broken else "eof"
+            kind = "reset" if self._was_reset() else "eof"
         except _Stop as stop:
             kind = str(stop)
         body, self.buffer = self.buffer, b""
         return Ending(kind, began, now(), body=body)
+
+    def _was_reset(self) -> bool:
+        """A reset that follows a FIN shows in no recv(), which goes on to say end of file."""
+        return self.broken or self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
     def _more(self) -> None:
         try:

@@ -60,6 +60,15 @@ def test_each_ending_has_its_name(toy, treat, kind):
     assert fetch(toy(treat)).kind == kind
 
 
+def test_a_reset_after_the_end_is_seen(toy):
+    """close() without a half-close: what is sent then is answered with a reset."""
+    with closing(Client(toy(lambda c: None))) as client:
+        client.send(b"hello")
+        assert client.end().kind == "eof"
+        client.send(b"hello?")
+        assert client.end().kind == "reset"
+
+
 def test_silence_is_a_timeout(toy):
     done = threading.Event()
     assert fetch(toy(lambda c: done.wait()), timeout=0.1).kind == "timeout"

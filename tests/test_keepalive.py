@@ -116,6 +116,18 @@ def test_a_request_that_crosses_the_fin_gets_a_clean_end(serve, keeper):
 
 
 @pytest.mark.contract(4)
+@pytest.mark.parametrize("stock", ("gthread", "gevent"))
+def test_a_request_that_crosses_the_fin_gets_a_clean_end_on_stock(serve, stock):
+    server = serve(stock, options=(*LONG, "--graceful-timeout", "1"))
+    client = server.keep_alive()
+    server.signal(signal.SIGTERM)
+    assert client.end().kind == "eof"
+    client.send(request())
+    server.wait_gone()
+    assert client.end().kind == "reset"
+
+
+@pytest.mark.contract(4)
 def test_a_busy_neighbour_does_not_keep_idle_ones_open(serve, keeper):
     server = serve(keeper, delay=0.4, options=LONG)
     idle = [server.keep_alive() for _ in range(3)]

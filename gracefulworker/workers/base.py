@@ -82,7 +82,6 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         self._finished = False
         self.excused_until = 0.0  # the arbiter's: until then a missing heartbeat is no fault
         self._quick = False
-        self._drain_noticed = False
         self._orphan = False
         self.supervisor = supervise()
         super().__init__(*args, **kwargs)
@@ -114,6 +113,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         """Worker.run, the serving loop; the boot is over."""
         if self.supervisor is not None:
             self.slot.booted = 1
+            Deadline(self).start()
             self.nudge_arbiter()
         super().run()
 
@@ -164,9 +164,6 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             super().handle_exit(number, frame)
             return
         self.slot.term_at = time.monotonic_ns()
-        if self.page.phase >= Phase.DRAINING:
-            # The main thread may be in the application for as long as it likes.
-            self.notice_drain()
 
     def handle_quit(self, number: int, frame: FrameType | None) -> None:
         """Worker.handle_quit: worker_int, then SystemExit, which some code swallows."""
@@ -190,13 +187,14 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         """Whether this worker or the service is past SERVING; the question of each request."""
         return self._retired_at is not None or not self.page.serving()
 
+    def is_draining(self) -> bool:
+        return self.stopping() and self.phase >= Phase.DRAINING
+
     def look(self) -> None:
         """Look at the page: called in each pass of the loop."""
         if self._retired_at is None:
             if self.slot.has_orders() and (self.slot.retire or self.held_long_enough()):
                 self.retire()
-        if self.stopping() and self.phase >= Phase.DRAINING:
-            self.notice_drain()
 
     def hear(self, phase: Phase) -> None:
         """The bell of `phase` has rung: it has begun, or the arbiter has died."""
@@ -211,11 +209,6 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             self.slot.term_at = 0  # the whole group's: the arbiter leads
             return False
         return bool(time.monotonic_ns() - self.slot.term_at >= HOLD * _SECOND)
-
-    def notice_drain(self) -> None:
-        if not self._drain_noticed:
-            self._drain_noticed = True
-            Deadline(self).start()
 
     def deadline(self) -> int:
         """ns at which what is left is cut (in DRAINING)."""

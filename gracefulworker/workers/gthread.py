@@ -144,7 +144,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         self.look()
         if self.lingerer:
             self.lingerer.sweep()
-        if self.stopping() and self.phase >= Phase.DRAINING:
+        if self.is_draining():
             self.drain()
         elif self.silent:
             self.close_silent(

@@ -1,0 +1,129 @@
+"""Workers that are recycled while the service goes on (contract 8)."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from harness import Storm, assert_clean
+
+pytestmark = pytest.mark.contract(8)
+
+KINDS = ("sync", "gthread", "gevent")
+
+
+def stop(server):
+    server.terminate()
+    assert_clean(server)
+
+
+@pytest.mark.parametrize("workers", (1, 2))
+def test_max_requests_loses_nobody(serve, worker, workers):
+    server = serve(worker, workers=workers, delay=0, options=("--max-requests", "20"))
+    with Storm(server.addresses[0], clients=6) as storm:
+        server.wait_log("^Worker exiting", count=3)
+        storm.wait_served(50)
+    assert not storm.losses and "refused" not in storm.census(), storm.census()
+    stop(server)
+
+
+def test_the_old_worker_serves_until_its_relief_has_booted_2422(serve, worker):
+    """Stock starts the next one when the last one has gone: everybody waits for the import."""
+    server = serve(worker, delay=0, options=("--max-requests", "5"), env={"APP_IMPORT": "1"})
+    slowest = max(server.fetch().took for _ in range(30))
+    server.wait_log("^app imported", count=2)
+    assert slowest < 0.5
+    stop(server)
+
+
+def test_the_old_worker_serves_until_its_relief_has_booted_2422_on_stock(serve):
+    server = serve("sync", options=("--max-requests", "5"), env={"APP_IMPORT": "1"})
+    assert max(server.fetch().took for _ in range(6)) > 0.9
+
+
+def test_hup_loses_nobody_3394(serve, worker):
+    server = serve(worker, workers=2, delay=0)
+    with Storm(server.addresses[0], clients=6) as storm:
+        for round_ in range(1, 4):
+            storm.wait_served(50)
+            server.signal(signal.SIGHUP)
+            server.wait_log("^Worker exiting", count=2 * round_)
+        storm.wait_served(50)
+    assert not storm.losses and "refused" not in storm.census(), storm.census()
+    stop(server)
+
+
+def test_hup_leaves_the_old_ones_at_work_until_the_new_ones_have_booted(serve, worker):
+    server = serve(worker, workers=2, delay=0, env={"APP_IMPORT": "1"})
+    old = set(server.worker_pids)
+    server.signal(signal.SIGHUP)
+    server.wait_log("^Booting worker", count=4)
+    ends = [server.fetch("/pid") for _ in range(10)]
+    assert {int(end.body) for end in ends} <= old
+    assert max(end.took for end in ends) < 0.5
+    server.wait_log("^Worker exiting", count=2)
+    assert {int(server.fetch("/pid").body) for _ in range(10)}.isdisjoint(old)
+    stop(server)
+
+
+def test_hup_does_not_hold_up_the_shutdown(serve, worker):
+    """reload() waits for old workers for as long as graceful_timeout."""
+    server = serve(worker, delay=0)
+    client, held = server.hold("old")
+    server.signal(signal.SIGHUP)
+    server.wait_log("^Booting worker", count=2)
+    server.terminate()
+    server.wait_draining()
+    held.release()
+    assert client.ending().status == 200
+    assert_clean(server)
+
+
+def test_a_keep_alive_request_on_its_way_to_a_leaving_worker_is_answered(serve, keeper):
+    server = serve(keeper, delay=0)
+    client = server.keep_alive()
+    server.signal(signal.SIGHUP)
+    server.wait_log("^app imported", count=2)
+    end = client.ask()
+    assert end.status == 200
+    stop(server)
+
+
+def test_ttou_loses_nobody(serve, worker):
+    server = serve(worker, workers=3, delay=0)
+    with Storm(server.addresses[0], clients=6) as storm:
+        for left in (1, 2):
+            storm.wait_served(30)
+            server.signal(signal.SIGTTOU)
+            server.wait_log("^Worker exiting", count=left)
+        server.signal(signal.SIGTTIN)
+        server.wait_log("^Booting worker", count=4)
+        storm.wait_served(30)
+    assert not storm.losses and "refused" not in storm.census(), storm.census()
+    stop(server)
+
+
+def test_an_operator_s_sigterm_to_one_worker_is_honoured_after_a_second(serve, worker):
+    server = serve(worker, workers=2, delay=0)
+    victim = server.worker_pids[0]
+    with Storm(server.addresses[0], clients=4) as storm:
+        storm.wait_served(20)
+        server.signal(signal.SIGTERM, victim)
+        server.wait_log(rf"^Worker exiting \(pid: {victim}\)")
+        server.wait_log("^Booting worker", count=3)
+        storm.wait_served(20)
+    assert not storm.losses and "refused" not in storm.census(), storm.census()
+    assert not server.grep("^lame duck")
+    stop(server)
+
+
+def test_timeout_does_not_kill_a_worker_inside_its_graceful_time_2839(serve):
+    server = serve("gracefulworker.sync", delay=0, options=("--timeout", "1"))
+    client = server.connect()
+    client.send(b"GET /sleep/0.7 HTTP/1.1\r\nHost: x\r\n\r\n")
+    stop_it = server.connect()
+    stop_it.send(b"GET /sleep/2 HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert client.ending().status == 200
+    server.terminate()
+    assert stop_it.ending().status == 200
+    assert_clean(server)
