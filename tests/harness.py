@@ -517,8 +517,11 @@ class Server:
         self._launch()
         if self.ready:
             self.wait_log(r"^app imported", count=self.workers)
-            end = self.fetch()
-            assert end.kind == "response", f"not ready: {end}"
+            client = Client(self.addresses[0])
+            with contextlib.closing(client):
+                end = client.ask(headers=("Connection: close",))
+                assert end.kind == "response", f"not ready: {end}"
+                client.end()  # now the worker holds nothing any more: it may be killed
         return self
 
     def _launch(self) -> None:

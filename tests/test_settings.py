@@ -65,6 +65,8 @@ def test_table_names_each_setting_with_its_default_unit_and_meaning():
         "graceful_delay": (5.0, "s"),
         "graceful_kill_after": (None, "s"),
         "graceful_first_byte": (2.0, "s"),
+        "graceful_idle": (0.0, "s"),
+        "graceful_overlap": (10.0, "s"),
         "graceful_sigint": (False, ""),
     }
     assert all(row.metadata["kind"].meaning for row in settings.TABLE.values())

@@ -81,7 +81,6 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         self._retired_at: int | None = None
         self._finished = False
         self.excused_until = 0.0  # the arbiter's: until then a missing heartbeat is no fault
-        self._quick = False
         self._orphan = False
         self.supervisor = supervise()
         super().__init__(*args, **kwargs)
@@ -167,7 +166,6 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     def handle_quit(self, number: int, frame: FrameType | None) -> None:
         """Worker.handle_quit: worker_int, then SystemExit, which some code swallows."""
-        self._quick = True
         self._finished = True
         super().handle_quit(number, frame)
 

@@ -2,7 +2,7 @@
 
 A connection waits in its greenlet's recv, which nothing in gunicorn ends but the keep-alive
 timeout; so each knows whether its current request has `begun`, and one that has not is hung up:
-its receiving side is shut, and its greenlet finds an end of file. gunicorn's loop sleeps a second
+its greenlet finds an end of file. gunicorn's loop sleeps a second
 at a time; `oversee` is a greenlet that looks when there is something to see, and ends that sleep.
 
 What may be changed here: how greenlets are told. Under gevent nothing here may block the hub.
@@ -29,6 +29,10 @@ from gracefulworker.workers.base import EXIT_LINGER, PASS, SETTLE_PASS, Graceful
 _SECOND = 1_000_000_000
 
 
+class HungUp(Exception):
+    """Thrown into a greenlet that waits for a request which is not to come."""
+
+
 class Connection(socket.socket):  # type: ignore[misc]
     """A client's connection that knows whether its current request has begun."""
 
@@ -39,22 +43,24 @@ class Connection(socket.socket):  # type: ignore[misc]
     hung_up: bool
 
     def recv(self, *args: Any) -> bytes:
-        data: bytes = super().recv(*args)
+        try:
+            data: bytes = super().recv(*args)
+        except HungUp:
+            if self.begun:
+                return self.recv(*args)  # the request came first, and waits for its rest
+            return b""  # as if the client had closed its side
         if data:
             self.begun = True
         return data
 
     def hang_up(self) -> None:
-        """End its greenlet's wait for a request; bytes that came in time are read all the same."""
+        """End its greenlet's wait for a request, if it still waits by then.
+
+        shutdown(SHUT_RD) would do the same, but Linux answers bytes that cross our FIN with RST
+        then (RFC 1122 section 4.2.2.13).
+        """
         self.hung_up = True
-        # gevent's own shutdown() would raise in the greenlet, past bytes that are already there.
-        raw = _socket.socket(fileno=os.dup(self.fileno()))
-        try:
-            raw.shutdown(_socket.SHUT_RD)
-        except OSError:
-            pass  # the client is gone already, and the greenlet about to find out
-        finally:
-            raw.close()
+        self.hub.cancel_wait(self._read_event, HungUp)
 
     def close(self) -> None:
         """util.close, at the end of AsyncWorker.handle: from SIGTERM on the connection lingers."""

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 from gunicorn.workers import gthread
+from gunicorn.workers.base import Worker
 
 from gracefulworker import gate
 from gracefulworker.lifecycle import Listeners
@@ -62,6 +63,14 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
     def handle_exit(self, number: int, frame: Any) -> None:
         """ThreadWorker.handle_exit sets alive to False; as for all three, SIGTERM is only noted."""
         GracefulWorker.handle_exit(self, number, frame)
+
+    def handle_quit(self, number: int, frame: Any) -> None:
+        """ThreadWorker.handle_quit without its tpool.shutdown, whose lock submit() may hold.
+
+        The pool's threads are not joined: see `arbiter.leave`.
+        """
+        self._finished = True
+        Worker.handle_quit(self, number, frame)
 
     def run(self) -> None:
         """ThreadWorker.run with our descriptors in its poller."""
