@@ -17,6 +17,7 @@ import atexit
 import contextlib
 import math
 import os
+import select
 import signal
 import sys
 import threading
@@ -59,6 +60,8 @@ REPLACED = (
     "murder_workers",
     "kill_worker",
     "reap_workers",
+    "wait_for_signals",
+    "wakeup",
     "halt",
 )
 
@@ -150,6 +153,10 @@ class Supervisor:
         self.stock = SimpleNamespace(**{name: getattr(arbiter, name) for name in REPLACED})
         for name in REPLACED:
             setattr(arbiter, name, getattr(self, name))
+        self.wake_fd, self.wake_push_fd = os.pipe()
+        for fd in (self.wake_fd, self.wake_push_fd):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(self.wake_push_fd, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, self.on_signal)
         signal.signal(signal.SIGALRM, self.on_alarm)
@@ -220,6 +227,28 @@ class Supervisor:
             os.write(2, b"gracefulworker: exit code is still running at the deadline: exiting\n")
             os._exit(EXIT_CUT)
         self.arbiter.wakeup()
+
+    # The main loop's wait
+
+    def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
+        """Arbiter.wait_for_signals (25.0 on), without its lost wake-ups.
+
+        A signal that comes between Python's last check and the block in SimpleQueue.get is heard
+        when that times out, a second later. A descriptor that signals write to is not missed.
+        """
+        if self.arbiter.SIG_QUEUE.empty():
+            poll = select.poll()
+            poll.register(self.wake_fd, select.POLLIN)
+            poll.poll(timeout * 1000)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wake_fd, 4096)
+        return self.stock.wait_for_signals(timeout=0)  # type: ignore[no-any-return]
+
+    def wakeup(self) -> None:
+        """Arbiter.wakeup (25.0 on), also from the control server's thread."""
+        self.stock.wakeup()
+        with contextlib.suppress(BlockingIOError):  # full: it will wake anyway
+            os.write(self.wake_push_fd, b".")
 
     # The arbiter's handlers, looked up by name in Arbiter.run.
 
@@ -397,6 +426,9 @@ class Supervisor:
         phase = self.page.phase
         if phase == Phase.SERVING or not self.ours or not self.any_booted:
             return False
+        for pid in list(self.arbiter.WORKERS):
+            if not _exists(pid):
+                del self.arbiter.WORKERS[pid]  # gunicorn 25 raises before it does this
         self.retry_after = time.monotonic() + self.retry_step
         self.retry_step = min(self.retry_step * 2, RETRY_MOST)
         self.log.warning(
@@ -530,7 +562,10 @@ class Supervisor:
         fds = [listener.fileno() for listener in self.arbiter.LISTENERS]
         if len(booting) < len(self.arbiter.WORKERS) or not gate.readable(fds):
             for pid in booting:
-                self.stock.kill_worker(pid, signal.SIGQUIT)
+                slot = self.arbiter.WORKERS[pid].slot
+                slot.dismissed = 1
+                if not slot.booted:  # else it has seen the line above, or serves
+                    self.stock.kill_worker(pid, signal.SIGQUIT)
 
     def kill_the_rest(self) -> None:
         """The arbiter's deadline: who has not ended is stuck where Python cannot reach it."""
@@ -599,6 +634,15 @@ class Supervisor:
                 **{f"graceful_{f.name}": getattr(totals, f.name) for f in fields(totals)},
             },
         )
+
+
+def _exists(pid: int) -> bool:
+    """Whether a child is there; one that has been reaped is not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _has_terminal() -> bool:

@@ -65,6 +65,7 @@ class Slot(_Cells):
     retire = _cell(0)  #: set by the arbiter: stop, whatever the shared phase says
     term_at = _cell(1)  #: ns of a SIGTERM that came without `retire`
     booted = _cell(2)
+    dismissed = _cell(13)  #: set by the arbiter: if you are still booting, do not begin to serve
     wants_to_retire = _cell(12)  #: max_requests or the reloader; the arbiter says when
     drained = _cell(3)  #: has seen the sealed accept queue empty
     in_flight = _cell(4)  #: requests that are not answered to their end

@@ -44,6 +44,16 @@ def stalls():
     harness.STALLS = None
 
 
+def pytest_collection_modifyitems(items):
+    """Mark as ``timed`` what holds the server to tenths of a second.
+
+    These run with a processor for each (see tox.ini), the others as many at once as there are.
+    """
+    for item in items:
+        if "assert_within" in item.function.__code__.co_names:
+            item.add_marker(pytest.mark.timed)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """A failure shows the whole log of each server that the test started."""

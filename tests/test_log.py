@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 
-import pytest
 from harness import assert_clean, now, summary
 
 
@@ -40,13 +39,13 @@ def test_the_figures_of_the_last_line(serve, worker):
     assert_clean(server)
     figures = summary(server)
     assert figures["served"] == (3 if keeps else 2)
-    assert before - 0.1 <= figures["last"] <= after + 0.1
+    assert before - 0.1 <= figures["last"] <= after + 0.2
     assert figures["idle"] == (2 if keeps else 0)
     assert figures["queue"] == 0
     assert figures["cut"] == 0
     if keeps:  # sync closes after each response in any case
         assert figures["told"] == 3
-    assert abs(figures["after"] - (server.gone_at - term)) < 0.2
+    assert 0.8 <= figures["after"] <= server.gone_at - term + 0.05  # it is rounded
 
 
 def test_no_new_connection_is_said_so(serve, worker):

@@ -112,6 +112,8 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         """Worker.run, the serving loop; the boot is over."""
         if self.supervisor is not None:
             self.slot.booted = 1
+            if self.slot.dismissed:
+                return
             Deadline(self).start()
             self.nudge_arbiter()
         super().run()

@@ -216,21 +216,24 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     def oversee(self, main: Any) -> None:
         """Look at the page whenever there is something to see; end gunicorn's loop at the end."""
-        while not self._finished:
-            poll = select.poll()
-            poll.register(self.PIPE[0], select.POLLIN)
-            if self.phase < Phase.DRAINING:
-                poll.register(self.lifecycle.draining.fd, select.POLLIN)
-            for fd, _ in poll.poll(self.until_due() * 1000):
-                if fd == self.PIPE[0]:
-                    os.read(fd, 4096)
-                else:
-                    self.hear(Phase.DRAINING)
-            self.look()
-            if self.phase >= Phase.DRAINING:
-                self.drain()
-        # It sleeps in GeventWorker.run; sys.exit is how GeventWorker.notify leaves it, too.
-        gevent.kill(main, SystemExit(0))
+        try:
+            while not self._finished:
+                poll = select.poll()
+                poll.register(self.PIPE[0], select.POLLIN)
+                if self.phase < Phase.DRAINING:
+                    poll.register(self.lifecycle.draining.fd, select.POLLIN)
+                for fd, _ in poll.poll(self.until_due() * 1000):
+                    if fd == self.PIPE[0]:
+                        os.read(fd, 4096)
+                    else:
+                        self.hear(Phase.DRAINING)
+                self.look()
+                if self.phase >= Phase.DRAINING:
+                    self.drain()
+        finally:
+            # It sleeps in GeventWorker.run; sys.exit is how GeventWorker.notify leaves it, too.
+            # After an exception, which gevent reports, a new worker is better than a deaf one.
+            gevent.kill(main, SystemExit(0))
 
     def until_due(self) -> float:
         """Seconds until the next look, if nothing happens before."""
