@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items):
     These run with a processor for each (see tox.ini), the others as many at once as there are.
     """
     for item in items:
-        if "assert_within" in item.function.__code__.co_names:
+        if {"assert_within", "ends_well"} & set(item.function.__code__.co_names):
             item.add_marker(pytest.mark.timed)
 
 
