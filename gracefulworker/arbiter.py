@@ -497,7 +497,9 @@ class Supervisor:
             state = Listeners.SEALED if len(refused) == len(listeners) else Listeners.GATED
         self.lifecycle.begin_draining(now, deadline, state)
         self.log.info(
-            "draining: refusing newcomers, up to %.1f s for what is in flight", self.schedule.finish
+            "draining: %s, up to %.1f s for what is in flight",
+            "leaving newcomers to others" if state == Listeners.LEFT else "refusing newcomers",
+            self.schedule.finish,
         )
         if state != Listeners.GATED:
             self.seal()

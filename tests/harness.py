@@ -548,19 +548,24 @@ class Server:
             if self.config is not None:
                 (self.dir / "config.py").write_text(self.config)
                 command += ["-c", str(self.dir / "config.py")]
+            command, more = self._command([*command, *self.options, self.app])
             self.process = subprocess.Popen(
-                [*command, *self.options, self.app],
+                command,
                 cwd=self.dir,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=fds,
+                pass_fds=[*fds, *more],
                 start_new_session=True,
             )
         self.pid = self.process.pid
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
+
+    def _command(self, command: list[str]) -> tuple[list[str], list[int]]:
+        """The command as it is started, and descriptors that it inherits beside the listeners."""
+        return command, []
 
     def _listener(self, kind: str) -> tuple[Address, socket.socket | None]:
         number = len(self.addresses)
