@@ -3,11 +3,13 @@
 ``gate(name)`` is the only way in which a route waits: it tells the test that it is there and stands
 still until the test lets it go. Environment variables change what happens at import: ``APP_IMPORT``
 (seconds that it takes), ``APP_BROKEN`` (a path: while it exists the import fails), ``APP_THREAD``
-(leaves a thread behind that is no daemon), ``APP_ATEXIT`` (a line that is printed at exit).
+(leaves a thread behind that is no daemon), ``APP_ATEXIT`` (a line that is printed at exit),
+``APP_SIGTERM`` (a line that is printed at SIGTERM, and all that happens then).
 """
 
 import atexit
 import os
+import signal
 import socket
 import threading
 import time
@@ -25,6 +27,10 @@ if "APP_THREAD" in os.environ:
     threading.Thread(target=threading.Event().wait).start()
 if "APP_ATEXIT" in os.environ:
     atexit.register(say, os.environ["APP_ATEXIT"])
+
+
+if "APP_SIGTERM" in os.environ:
+    signal.signal(signal.SIGTERM, lambda number, frame: say(os.environ["APP_SIGTERM"]))
 
 
 def gate(name):

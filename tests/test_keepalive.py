@@ -101,6 +101,20 @@ def test_idle_connections_are_closed_at_the_end_of_the_delay_on_stock(serve, sto
 
 
 @pytest.mark.contract(4)
+def test_graceful_idle_keeps_idle_connections_for_a_request_on_its_way(serve, keeper):
+    server = serve(keeper, delay=0.3, options=LONG, env={"GRACEFUL_IDLE": "0.6"})
+    speaker, *silent = (server.keep_alive() for _ in range(4))
+    server.terminate()
+    draining = server.wait_draining()
+    end = speaker.ask()
+    assert end.status == 200 and end.closes
+    endings = ends(silent)
+    assert [end.kind for end in endings] == ["eof"] * 3
+    assert min(end.at for end in endings) - draining.at > 0.5
+    assert_clean(server)
+
+
+@pytest.mark.contract(4)
 def test_a_request_that_crosses_the_fin_gets_a_clean_end(serve, keeper):
     """Sent at the moment at which the FIN arrives: no byte of a response, and no reset."""
     server = serve(keeper, delay=0.4, options=LONG)

@@ -83,6 +83,29 @@ def test_a_second_sigterm_is_noise_at_first_and_ends_the_delay_later(serve, work
 
 @pytest.mark.contract(10)
 @pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGQUIT), ids=("SIGINT", "SIGQUIT"))
+def test_they_stop_quickly_while_a_hup_is_under_way(serve, worker, number):
+    """Stock waits in reload() for the old worker's request, as long as graceful_timeout."""
+    server = serve(worker)
+    _client, _held = server.hold("old")
+    server.signal(signal.SIGHUP)
+    server.wait_log("^app imported", count=2)
+    quick = server.signal(number)
+    assert_within(QUICK, server.wait_gone(), quick, "gone")
+
+
+@pytest.mark.contract(6, 9)
+def test_an_application_that_takes_sigterm_for_itself_changes_nothing(serve, worker):
+    server = serve(worker, delay=0.3, env={"APP_SIGTERM": "stolen"})
+    client, held = server.hold("it")
+    server.killpg(signal.SIGTERM)
+    server.wait_draining()
+    held.release()
+    assert client.ending().closes
+    assert_clean(server)
+
+
+@pytest.mark.contract(10)
+@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGQUIT), ids=("SIGINT", "SIGQUIT"))
 @pytest.mark.parametrize("phase", ("serving", "lame duck", "draining"))
 def test_sigint_and_sigquit_stop_quickly(serve, worker, phase, number):
     """With a request in flight, which is the case in which stock gthread takes all its time."""
