@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import _socket  # the real sockets: gevent's are `socket` here
 import os
+import ssl
 import time
 from functools import partial
 from typing import Any
 
 import gevent
+import gevent.ssl
 from gevent import select, socket
 from gevent.server import StreamServer
 from gunicorn.workers import ggevent
@@ -33,18 +35,18 @@ class HungUp(Exception):
     """Thrown into a greenlet that waits for a request which is not to come."""
 
 
-class Connection(socket.socket):  # type: ignore[misc]
-    """A client's connection that knows whether its current request has begun."""
+class Hearing:
+    """What a connection's socket knows of its requests; mixed in before gevent's socket classes."""
 
     worker: GeventWorker
-    accepted_at: int
-    begun: bool  #: a byte of the current request has been read
-    used: bool  #: it has had a request before the current one
-    hung_up: bool
+    accepted_at = 0  #: ns
+    begun = False  #: a byte of the current request has been read
+    used = False  #: it has had a request before the current one
+    hung_up = False
 
     def recv(self, *args: Any) -> bytes:
         try:
-            data: bytes = super().recv(*args)
+            data: bytes = super().recv(*args)  # type: ignore[misc]
         except HungUp:
             if self.begun:
                 return self.recv(*args)  # the request came first, and waits for its rest
@@ -60,15 +62,27 @@ class Connection(socket.socket):  # type: ignore[misc]
         then (RFC 1122 section 4.2.2.13).
         """
         self.hung_up = True
-        self.hub.cancel_wait(self._read_event, HungUp)
+        self.hub.cancel_wait(self._read_event, HungUp)  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """util.close, at the end of AsyncWorker.handle: from SIGTERM on the connection lingers."""
-        if self.worker.stopping() and self.fileno() >= 0:
-            self.worker.linger(
-                socket.socket(self.family, self.type, self.proto, fileno=self.detach())
-            )
-        super().close()
+        if self.worker.stopping() and self.fileno() >= 0:  # type: ignore[attr-defined]
+            self.worker.linger(self)
+        super().close()  # type: ignore[misc]
+
+
+class Connection(Hearing, socket.socket):  # type: ignore[misc]
+    """A client's connection."""
+
+
+class TLSConnection(Hearing, gevent.ssl.SSLSocket):  # type: ignore[misc]
+    """The same behind TLS; the handshake is not yet a request."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except HungUp:
+            raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "hung up in the handshake") from None
 
 
 class Server(StreamServer):  # type: ignore[misc]
@@ -88,7 +102,6 @@ class Server(StreamServer):  # type: ignore[misc]
         client = Connection(listener.family, listener.type, listener.proto, fileno=fd)
         client.worker = self.worker
         client.accepted_at = self.worker.count_accepted()
-        client.begun = client.used = client.hung_up = False
         self.worker.connections.add(client)
         return client, address
 
@@ -125,7 +138,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: from accept to close, also before its greenlet has run
-        self.connections: set[Connection] = set()
+        self.connections: set[Any] = set()
         self.servers: list[Server] = []
         self.lingering = 0
         self.last_active = 0
@@ -139,10 +152,16 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     def server_class(self, listener: Any, spawn: Any, **kwargs: Any) -> StreamServer:
         """GeventWorker.run (0.14 on) makes its servers with this, if it is not None."""
-        ssl_args = {name: kwargs[name] for name in ("ssl_context",) if name in kwargs}
+        ssl_args = {}
+        if "ssl_context" in kwargs:
+            # `handle` shakes hands, unless the user wants it done before.
+            ssl_args = {
+                "ssl_context": kwargs["ssl_context"],
+                "do_handshake_on_connect": self.cfg.do_handshake_on_connect,
+            }
+            if isinstance(kwargs["ssl_context"], gevent.ssl.SSLContext):
+                kwargs["ssl_context"].sslsocket_class = TLSConnection
         handle = partial(self.handle, gate.ListenerName(listener))
-        if self.supervisor is None:
-            return StreamServer(listener, handle=handle, spawn=spawn, **ssl_args)
         server = Server(listener, handle=handle, spawn=spawn, **ssl_args)
         server.worker = self
         if self.cfg.workers > 1:
@@ -158,7 +177,20 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     # Connections
 
-    def forget(self, client: Connection) -> None:
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """GeventWorker.handle: a connection's whole life, in its greenlet."""
+        if isinstance(client, TLSConnection):
+            # The socket that it was accepted as has given up its descriptor.
+            client.worker = self
+            client.accepted_at = time.monotonic_ns()
+            self.connections.add(client)
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            if isinstance(client, TLSConnection):
+                self.forget(client)
+
+    def forget(self, client: Hearing) -> None:
         """The connection has been closed."""
         self.connections.discard(client)
         self.last_active = time.monotonic_ns()
@@ -172,7 +204,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         """
         keep = super().handle_request(*args)
         _, request, client, _ = args
-        if isinstance(client, Connection):
+        if isinstance(client, Hearing):
             self.finish_body(request)
             client.begun = bool(request.unreader.buf.getbuffer().nbytes)
             client.used = True
@@ -198,7 +230,8 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
     def linger(self, client: Any) -> None:
         """Half-close, then read on in a greenlet of its own (see `gate`)."""
         self.lingering += 1
-        gevent.spawn(self._linger, client)
+        family, kind, proto = client.family, client.type, client.proto
+        gevent.spawn(self._linger, socket.socket(family, kind, proto, fileno=client.detach()))
 
     def _linger(self, client: Any) -> None:
         try:
@@ -245,14 +278,14 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         dues += [self.idle_expiry() for _ in self.waiting(used=True)]
         return self.until(dues)
 
-    def waiting(self, used: bool) -> list[Connection]:
+    def waiting(self, used: bool) -> list[Any]:
         """Connections whose current request has not begun; `used`: it is not their first."""
         return [
             client
             for client in self.connections
             if client.used == used
             and not (client.begun or client.hung_up)
-            and client.fileno() >= 0  # TLS: the socket that it is wrapped in knows, not this one
+            and client.fileno() >= 0  # else it is wrapped in a TLSConnection, which knows
         ]
 
     def drain(self) -> None:

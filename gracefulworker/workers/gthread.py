@@ -41,6 +41,19 @@ class Connection(gthread.TConn):  # type: ignore[misc]
     """gunicorn's connection, handed to the lingerer when it is closed."""
 
     lingerer: gate.Lingerer
+    still_silent = False  #: it has shaken hands and said nothing yet
+
+    def init(self) -> None:
+        """TConn.init; a TLS connection waits for its first byte in the poller once more.
+
+        :raises StopIteration: which ThreadWorker.handle takes for the end; see finish_request.
+        """
+        fresh = not self.initialized
+        super().init()
+        if fresh and self.cfg.is_ssl and not self.is_http2:
+            if not self.sock.pending() and not gate.readable([self.sock.fileno()]):
+                self.still_silent = True
+                raise StopIteration("the handshake is done")
 
     def close(self, graceful: bool = False) -> None:
         """TConn.close; `graceful` (26 on) blocks the main thread there."""
@@ -54,7 +67,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: accepted and not yet spoken, oldest first: connection -> accepted at ns
+        #: not yet spoken, oldest first: connection -> since when, in ns
         self.silent: dict[Connection, int] = {}
         self.accept_again_at = 0.0
         self._speak: Callable[[Any], bool] | None = None
@@ -114,7 +127,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             elif error.errno not in gate.NOBODY_WAITS:
                 raise
             return False
-        accepted_at = self.count_accepted()
+        self.count_accepted()
         self.nr_conns += 1
         conn = Connection(self.cfg, client, address, self.names[listener])
         conn.lingerer = self.lingerer
@@ -123,13 +136,17 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             # Most clients speak at once: this saves them a pass of the loop.
             client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
-            self.silent[conn] = accepted_at
-            self.poller.register(client, selectors.EVENT_READ, partial(self.on_first_byte, conn))
+            self.wait_for_first_byte(conn)
         except OSError:
             self.enqueue_req(conn)  # reset: reported there, like any other
         else:
             self.enqueue_req(conn)
         return True
+
+    def wait_for_first_byte(self, conn: Connection) -> None:
+        conn.sock.setblocking(False)
+        self.silent[conn] = time.monotonic_ns()
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_first_byte, conn))
 
     def on_first_byte(self, conn: Connection, client: socket.socket) -> None:
         self.poller.unregister(client)
@@ -179,6 +196,10 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             self.last_active = time.monotonic_ns()
             if fs.cancelled() and self._speak is not None:
                 self.turned_away += self._speak(conn.sock)
+        if getattr(conn, "still_silent", False):
+            conn.still_silent = False
+            self.wait_for_first_byte(conn)
+            return
         super().finish_request(conn, fs)
 
     # Draining
