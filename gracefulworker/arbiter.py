@@ -149,6 +149,8 @@ class Supervisor:
         self.unix_paths = gate.UnixPaths()
         self.queue_emptied = False
         self.killed_at_deadline = False
+        self.ungated: list[Any] = []
+        self.tcp_ports: frozenset[int] = frozenset()
         self.read_settings()
         self.stock = SimpleNamespace(**{name: getattr(arbiter, name) for name in REPLACED})
         for name in REPLACED:
@@ -216,7 +218,7 @@ class Supervisor:
             self.term_signal = signal.Signals(number)
             self.lifecycle.begin_lame_duck(now)
             # gunicorn uses no timer and no SIGALRM; a fork clears this one.
-            signal.setitimer(signal.ITIMER_REAL, max(self.schedule.delay, 0.001))
+            alarm_in(self.schedule.delay)
         elif not self.is_repeat(now):
             self.hurry = True
 
@@ -281,7 +283,7 @@ class Supervisor:
         if self.listeners_are_ours():
             # Arbiter.stop would unlink by name alone, and fails on an abstract one.
             self.unix_paths.unlink()
-            self.close_listeners()
+            self.close_listeners(self.arbiter.LISTENERS)
         handler()
 
     def handle_hup(self) -> None:
@@ -471,7 +473,7 @@ class Supervisor:
             if self.hurry or self.schedule.phase(elapsed) >= Phase.DRAINING:
                 self.drain(now, elapsed)
             else:
-                signal.setitimer(signal.ITIMER_REAL, self.schedule.delay - elapsed)
+                alarm_in(self.schedule.delay - elapsed)
         if self.page.phase == Phase.DRAINING:
             self.watch_drain(now)
 
@@ -488,19 +490,22 @@ class Supervisor:
             # is then dropped.
             state = Listeners.SEALED
         else:
-            refused = [listener for listener in listeners if not gate.shut(listener)]
-            if refused:
+            self.ungated = [listener for listener in listeners if not gate.shut(listener)]
+            if self.ungated:
                 self.log.debug(
                     "this kernel cannot gate %s: a close may reset newcomers",
-                    ", ".join(map(str, refused)),
+                    ", ".join(map(str, self.ungated)),
                 )
-            state = Listeners.SEALED if len(refused) == len(listeners) else Listeners.GATED
+            state = Listeners.SEALED if self.ungated == listeners else Listeners.GATED
         self.lifecycle.begin_draining(now, deadline, state)
         self.log.info(
             "draining: %s, up to %.1f s for what is in flight",
             "leaving newcomers to others" if state == Listeners.LEFT else "refusing newcomers",
             self.schedule.finish,
         )
+        for pid, worker in list(self.arbiter.WORKERS.items()):
+            if self.ours and not hasattr(worker, "slot"):
+                self.kill_worker(pid, signal.SIGTERM)  # left over from before a HUP
         if state != Listeners.GATED:
             self.seal()
 
@@ -513,22 +518,23 @@ class Supervisor:
         """Nothing more will come into the accept queues."""
         if self.page.listeners == Listeners.GATED:
             self.page.listeners = Listeners.SEALED
+            # As long as one process has an open one that is not gated, clients hang in its queue.
+            self.close_listeners(self.ungated)
         elif self.ours:
-            # Not gated: as long as one process has them open, clients hang in their queues.
-            self.close_listeners()
+            self.close_listeners(self.arbiter.LISTENERS)
         if self.page.listeners != Listeners.LEFT:
             self.unix_paths.unlink()
 
-    def close_listeners(self) -> None:
-        for listener in self.arbiter.LISTENERS:
+    def close_listeners(self, listeners: list[Any]) -> None:
+        self.arbiter.LISTENERS = [one for one in self.arbiter.LISTENERS if one not in listeners]
+        for listener in listeners:
             listener.close()
-        self.arbiter.LISTENERS = []
 
     def watch_drain(self, now: int) -> None:
         since = (now - self.page.drain_at) / _SECOND
         if self.page.listeners == Listeners.GATED:
             if not self.settled(since):
-                signal.setitimer(signal.ITIMER_REAL, max(gate.SETTLE_MIN - since, SETTLE_STEP))
+                alarm_in(max(gate.SETTLE_MIN - since, SETTLE_STEP))
                 return
             self.seal()
         if not self.ours:
@@ -545,7 +551,7 @@ class Supervisor:
             self.retry_after = time.monotonic() + self.retry_step
             self.spawn_worker()
         if left > 0:
-            signal.setitimer(signal.ITIMER_REAL, left)
+            alarm_in(left)
 
     def settled(self, since: float) -> bool:
         """Whether no handshake is under way any more, `since` seconds after the gate."""
@@ -558,26 +564,25 @@ class Supervisor:
 
     def dismiss_booting(self) -> None:
         """End workers that are still booting when nobody waits for them."""
-        booting = [pid for pid, worker in self.arbiter.WORKERS.items() if not worker.slot.booted]
+        booting = [worker for worker in self.our_workers() if not worker.slot.booted]
         if not booting:
             return
         fds = [listener.fileno() for listener in self.arbiter.LISTENERS]
         if len(booting) < len(self.arbiter.WORKERS) or not gate.readable(fds):
-            for pid in booting:
-                slot = self.arbiter.WORKERS[pid].slot
-                slot.dismissed = 1
-                if not slot.booted:  # else it has seen the line above, or serves
-                    self.stock.kill_worker(pid, signal.SIGQUIT)
+            for worker in booting:
+                worker.slot.dismissed = 1
+                if not worker.slot.booted:  # else it has seen the line above, or serves
+                    self.stock.kill_worker(worker.pid, signal.SIGQUIT)
 
     def kill_the_rest(self) -> None:
         """The arbiter's deadline: who has not ended is stuck where Python cannot reach it."""
         if not self.arbiter.WORKERS:
             self.finish()
         if not self.killed_at_deadline:
-            for pid, worker in self.arbiter.WORKERS.items():
+            for worker in self.our_workers():
                 self.log.warning(
                     "worker (pid: %s) is still there after the deadline, with %d requests: killed",
-                    pid,
+                    worker.pid,
                     worker.slot.in_flight,
                 )
                 if not worker.slot.in_flight:
@@ -597,10 +602,10 @@ class Supervisor:
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
         """Arbiter.halt, which ends in SystemExit; the last line in the log is ours."""
         if self.page.phase == Phase.DRAINING and self.ours and not self.quick:
-            self.close_listeners()
+            self.close_listeners(self.arbiter.LISTENERS)
             self.page.phase = Phase.STOPPED
             left = (self.page.deadline - time.monotonic_ns()) / _SECOND + KILL_MARGIN
-            signal.setitimer(signal.ITIMER_REAL, max(left, KILL_MARGIN))
+            alarm_in(max(left, KILL_MARGIN))
         try:
             self.stock.halt(reason=reason, exit_status=exit_status)
         except SystemExit as stop:
@@ -636,6 +641,11 @@ class Supervisor:
                 **{f"graceful_{f.name}": getattr(totals, f.name) for f in fields(totals)},
             },
         )
+
+
+def alarm_in(seconds: float) -> None:
+    """Have `Supervisor.on_alarm` called; the least is a millisecond, for 0 would mean never."""
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
 
 
 def _exists(pid: int) -> bool:

@@ -141,8 +141,9 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     def nudge_arbiter(self) -> None:
         """Let the arbiter look at once; it does so once a second anyway."""
-        with contextlib.suppress(PermissionError, ProcessLookupError):  # it may be another user's
-            os.kill(self.ppid, signal.SIGALRM)
+        if self.ppid == os.getppid():  # else the number may be anybody's by now
+            with contextlib.suppress(PermissionError, ProcessLookupError):  # root's, or just gone
+                os.kill(self.ppid, signal.SIGALRM)
 
     def retire(self) -> None:
         """Stop while the service goes on: this worker's own phase becomes DRAINING."""
