@@ -151,7 +151,15 @@ class Supervisor:
         self.killed_at_deadline = False
         self.ungated: list[Any] = []
         self.tcp_ports: frozenset[int] = frozenset()
-        self.read_settings()
+        try:
+            self.read_settings()
+        except settings.SettingsError as error:
+            if not arbiter.WORKERS:
+                raise
+            # A HUP has brought our workers into a service that runs.
+            self.log.error("%s; using the defaults", error)
+            self.settings = settings.read(self.cfg, {}, {})
+            self.schedule = Schedule(self.settings.delay, self.settings.finish)
         self.stock = SimpleNamespace(**{name: getattr(arbiter, name) for name in REPLACED})
         for name in REPLACED:
             setattr(arbiter, name, getattr(self, name))
@@ -162,6 +170,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, self.on_signal)
         signal.signal(signal.SIGALRM, self.on_alarm)
+        # The interpreter puts SIGALRM's default back on its way out, and that kills.
+        atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
         sentence = shell_as_pid1(self.pid)
         if sentence:
             self.log.warning("%s", sentence)
@@ -226,6 +236,8 @@ class Supervisor:
         if os.getpid() != self.pid:
             return
         if self.page.phase == Phase.STOPPED:
+            if time.monotonic_ns() < self.page.deadline:
+                return
             os.write(2, b"gracefulworker: exit code is still running at the deadline: exiting\n")
             os._exit(EXIT_CUT)
         self.arbiter.wakeup()
@@ -290,6 +302,8 @@ class Supervisor:
         """Arbiter.handle_hup, whose wait for old workers SIGTERM, SIGINT and SIGQUIT end."""
         if self.refused("SIGHUP"):
             return
+        if any(worker.slot.booted for worker in self.our_workers()):
+            self.dismiss_booting()  # a former HUP's, which this one replaces
         self.reloading = True
         self.overlap_until = time.monotonic() + self.settings.overlap
         try:
@@ -342,6 +356,12 @@ class Supervisor:
             if os.getpid() != self.pid:
                 leave(stop)
             raise
+        except OSError as error:
+            # No process or descriptor is left for it. Those that serve must not pay for that.
+            if self.page.phase == Phase.SERVING or not self.ours:
+                raise
+            self.back_off(f"A worker could not be started: {error}.")
+            return None
         finally:
             self.spawning = None
 
@@ -360,15 +380,19 @@ class Supervisor:
             return  # HUP: the old ones serve until all the new ones do
         self.overlap_until = 0.0
         self.relieve_one(booting)
-        leaving = [worker for worker in self.our_workers() if worker.slot.retire]
-        wanted = self.arbiter.num_workers
-        # Those that leave are replaced now, not when they have gone. (The property's setter would
-        # call the user's nworkers_changed.)
-        self.arbiter._num_workers = wanted + len(leaving) + (self.relieved is not None)
-        try:
+        leaving = {worker.pid for worker in self.our_workers() if worker.slot.retire}
+        if not leaving and self.relieved is None:
             self.stock.manage_workers()
-        finally:
-            self.arbiter._num_workers = wanted
+            return
+        # Those that leave are replaced now, not when they have gone, and do not count as too many.
+        staying = [pid for pid in self.arbiter.WORKERS if pid not in leaving]
+        staying.sort(key=lambda pid: self.arbiter.WORKERS[pid].age)
+        missing = self.arbiter.num_workers + (self.relieved is not None) - len(staying)
+        if missing > 0 and time.monotonic() >= self.retry_after:
+            for _ in range(missing):
+                self.arbiter.spawn_worker()
+        for pid in staying[: max(-missing, 0)]:
+            self.arbiter.kill_worker(pid, signal.SIGTERM)
 
     def our_workers(self) -> list[Any]:
         """The living workers of our classes (a HUP can change the class)."""
@@ -387,7 +411,8 @@ class Supervisor:
                 self.relief_until = now + self.settings.overlap
                 booting = not self.arbiter.cfg.reload  # its relief is spawned in this pass
         if self.relieved is not None and (not booting or now >= self.relief_until):
-            self.kill_worker(self.relieved.pid, signal.SIGTERM)
+            # No signal, as in gunicorn's max_requests: the application may take SIGTERM for itself.
+            self.order_to_retire(self.relieved)
             self.relieved = None
 
     def murder_workers(self) -> None:
@@ -404,9 +429,12 @@ class Supervisor:
         """Arbiter.kill_worker; a SIGTERM from here is an order, unlike one from elsewhere."""
         worker = self.arbiter.WORKERS.get(pid)
         if number == signal.SIGTERM and hasattr(worker, "slot") and not worker.slot.retire:
-            worker.slot.retire = 1
-            worker.excused_until = time.monotonic() + worker.cfg.graceful_timeout + KILL_MARGIN
+            self.order_to_retire(worker)
         self.stock.kill_worker(pid, number)
+
+    def order_to_retire(self, worker: Any) -> None:
+        worker.slot.retire = 1
+        worker.excused_until = time.monotonic() + worker.cfg.graceful_timeout + KILL_MARGIN
 
     def reap_workers(self) -> None:
         """Arbiter.reap_workers; a failed boot does not end a service that is shutting down."""
@@ -431,12 +459,13 @@ class Supervisor:
         for pid in list(self.arbiter.WORKERS):
             if not _exists(pid):
                 del self.arbiter.WORKERS[pid]  # gunicorn 25 raises before it does this
+        self.back_off(failure.reason)
+        return True
+
+    def back_off(self, reason: str) -> None:
+        self.log.warning("%s Next try in %.1f s", reason, self.retry_step)
         self.retry_after = time.monotonic() + self.retry_step
         self.retry_step = min(self.retry_step * 2, RETRY_MOST)
-        self.log.warning(
-            "%s Shutting down anyway: next try in %.1f s", failure.reason, self.retry_step / 2
-        )
-        return True
 
     def fold_gone(self) -> None:
         """Add up and free the slots of workers that have been reaped."""
@@ -445,7 +474,7 @@ class Supervisor:
         for worker in self.seats:
             slot = worker.slot
             self.any_booted = self.any_booted or bool(slot.booted)
-            if id(worker) in alive or slot is self.spawning:
+            if id(worker) in alive or (slot is self.spawning and worker.pid == "[booting]"):
                 staying.append(worker)
                 continue
             worker.tmp.close()  # stock leaves it open after a failed boot
@@ -543,13 +572,15 @@ class Supervisor:
         if left <= 0:
             self.kill_the_rest()
         elif self.arbiter.WORKERS:
-            self.dismiss_booting()
+            fds = [listener.fileno() for listener in self.arbiter.LISTENERS]
+            if any(worker.slot.booted for worker in self.our_workers()) or not gate.readable(fds):
+                self.dismiss_booting()
         elif self.queue_emptied or not self.arbiter.LISTENERS or left <= KILL_MARGIN:
             self.finish()
         elif time.monotonic() >= self.retry_after:
             # The last worker died and left an accept queue behind.
             self.retry_after = time.monotonic() + self.retry_step
-            self.spawn_worker()
+            self.arbiter.spawn_worker()
         if left > 0:
             alarm_in(left)
 
@@ -563,13 +594,9 @@ class Supervisor:
         return not any(under_way) and (None not in under_way or since >= gate.SETTLE_BLIND)
 
     def dismiss_booting(self) -> None:
-        """End workers that are still booting when nobody waits for them."""
-        booting = [worker for worker in self.our_workers() if not worker.slot.booted]
-        if not booting:
-            return
-        fds = [listener.fileno() for listener in self.arbiter.LISTENERS]
-        if len(booting) < len(self.arbiter.WORKERS) or not gate.readable(fds):
-            for worker in booting:
+        """End workers that are still booting; nobody waits for them."""
+        for worker in self.our_workers():
+            if not worker.slot.booted:
                 worker.slot.dismissed = 1
                 if not worker.slot.booted:  # else it has seen the line above, or serves
                     self.stock.kill_worker(worker.pid, signal.SIGQUIT)

@@ -69,6 +69,7 @@ class Deadline:
         self._main = get_ident()
         self._sleep = _original("time", "sleep")
         self._spoken: list[Any] = []
+        self._kept: list[Any] = []
 
     def start(self) -> None:
         # Not threading.Thread: under gevent it must be native.
@@ -125,6 +126,12 @@ class Deadline:
 
     def end(self, request: Any, who: Any) -> str:
         """End one request's connection as its client can best tell; what was done."""
+        try:
+            return self._end(request, who)
+        except (OSError, ValueError):
+            return "closed"  # by the client, or by the application
+
+    def _end(self, request: Any, who: Any) -> str:
         connection = request.unreader.sock
         response = self.worker.in_flight.claim(request, self)
         if response is self:
@@ -135,22 +142,20 @@ class Deadline:
             # This body ends where the connection does: only a reset tells that it was cut.
             raw = self._raw(connection)
             raw.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, struct.pack("ii", 1, 0))
-            raw.close()
         return "in the middle of its response"
 
     def speak(self, connection: Any) -> bool:
         """Send the 503 without waiting; whether it could be sent."""
-        raw = self._raw(connection)
         try:
+            raw = self._raw(connection)
             if isinstance(connection, ssl.SSLSocket):
                 connection._sslobj.write(LAST_WORDS)  # type: ignore[attr-defined]
             else:
-                raw.send(LAST_WORDS, getattr(_socket, "MSG_DONTWAIT", 0))
+                raw.send(LAST_WORDS, _socket.MSG_DONTWAIT)
             raw.shutdown(_socket.SHUT_WR)
-        except OSError:
+        except (OSError, ValueError):
             return False  # the client is gone, or does not read
-        finally:
-            self._spoken.append(raw)
+        self._spoken.append(raw)
         return True
 
     def part(self) -> None:
@@ -194,6 +199,8 @@ class Deadline:
         # A greenlet that runs now has no frame of its own: it is the main thread's.
         return who.gr_frame or sys._current_frames().get(self._main)
 
-    @staticmethod
-    def _raw(connection: Any) -> Any:
-        return _socket.socket(fileno=os.dup(connection.fileno()))
+    def _raw(self, connection: Any) -> Any:
+        """The connection's socket as the kernel has it; there may be no descriptor to dup."""
+        raw = _socket.socket(fileno=connection.fileno())
+        self._kept.append(raw)  # never closed: the process ends
+        return raw

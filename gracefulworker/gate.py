@@ -23,6 +23,7 @@ What may be changed here: how the kernel is asked. Who is closed when, the worke
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import select
@@ -113,6 +114,25 @@ def _diag_request(family: int, port: int) -> bytes:
     return struct.pack("=IHHII", 16 + len(body), _SOCK_DIAG_BY_FAMILY, 0x301, 1, 0) + body
 
 
+def accept_all(listener: Any) -> list[Any]:
+    """The connections that wait in a listener's queue, as bare sockets (at the deadline).
+
+    Native calls on the descriptor, for this runs in a thread beside gevent's hub.
+    """
+    if listener.fileno() < 0:
+        return []
+    raw = _socket.socket(fileno=listener.fileno())
+    waiting = []
+    try:
+        while True:
+            fd, _ = raw._accept()  # type: ignore[attr-defined]
+            waiting.append(_socket.socket(fileno=fd))
+    except OSError:
+        return waiting  # the end of the queue, or no descriptor is left
+    finally:
+        raw.detach()
+
+
 class ListenerName:
     """Stands for a listener in gunicorn's handlers: its name is asked for after it is closed."""
 
@@ -155,8 +175,8 @@ class UnixPaths:
             try:
                 if _identity(name) == identity:
                     os.unlink(name)
-            except FileNotFoundError:
-                continue
+            except OSError:
+                continue  # it has gone, or its directory has: nothing depends on it
         self._identity.clear()
 
 

@@ -4,7 +4,7 @@
 still until the test lets it go. Environment variables change what happens at import: ``APP_IMPORT``
 (seconds that it takes), ``APP_BROKEN`` (a path: while it exists the import fails), ``APP_THREAD``
 (leaves a thread behind that is no daemon), ``APP_ATEXIT`` (a line that is printed at exit),
-``APP_SIGTERM`` (a line that is printed at SIGTERM, and all that happens then).
+``APP_SIGTERM`` (a line that is printed at SIGTERM, and all that happens then; "exit": it exits).
 """
 
 import atexit
@@ -30,7 +30,10 @@ if "APP_ATEXIT" in os.environ:
 
 
 if "APP_SIGTERM" in os.environ:
-    signal.signal(signal.SIGTERM, lambda number, frame: say(os.environ["APP_SIGTERM"]))
+    if os.environ["APP_SIGTERM"] == "exit":
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+    else:
+        signal.signal(signal.SIGTERM, lambda number, frame: say(os.environ["APP_SIGTERM"]))
 
 
 def gate(name):
@@ -101,6 +104,30 @@ def no_length(environ, start_response, *args):
     return [b"one", b"", b"two"]
 
 
+def child(environ, start_response, *args):
+    """A process of the application's own, which it ends as multiprocessing does."""
+    ready, told = os.pipe()
+    forked = os.fork()
+    if not forked:
+        os.write(told, b"!")
+        time.sleep(0.2)  # SIGTERM comes now, and ends a gunicorn worker's child as little as ever
+        os._exit(0)
+    os.read(ready, 1)
+    os.kill(forked, signal.SIGTERM)
+    os.waitpid(forked, 0)
+    os.close(ready)
+    os.close(told)
+    return whole(start_response, b"ended")
+
+
+def hog(environ, start_response, seconds):
+    """Keeps the thread, and gevent's hub with it."""
+    end = time.monotonic() + float(seconds)
+    while time.monotonic() < end:
+        pass
+    return whole(start_response, b"done")
+
+
 def broken(environ, start_response, *args):
     raise RuntimeError("the application failed")
 
@@ -113,7 +140,8 @@ def app(environ, start_response):
 ROUTES = {
     route.__name__.replace("_", "-"): route
     for route in (
-        fast, pid, sleep, gated, late_chunk, stream, upload, unread, status, no_length, broken
+        fast, pid, sleep, gated, late_chunk, stream, upload, unread, status, no_length, broken,
+        child, hog
     )
 }  # fmt: skip
 

@@ -81,6 +81,20 @@ def test_whole_requests_that_wait_get_503_too(serve, plain):
     server.wait_log(r"^cut at the deadline \(503\): 3 waiting requests")
 
 
+def test_whole_requests_behind_a_blocked_hub_get_503_too(serve):
+    server = serve("gracefulworker.gevent", **SOON)
+    hog = server.connect()
+    hog.send(request("/hog/4"))
+    server.terminate()
+    waiting = [server.connect() for _ in range(3)]
+    for one in waiting:
+        one.send(request())
+    assert all(is_last_words(one.ending()) for one in (hog, *waiting))
+    server.wait_gone()
+    assert server.status == 5
+    assert summary(server)["cut"] == 4
+
+
 def test_code_that_runs_on_after_its_response_is_named(serve, worker):
     server = serve(worker, app="apps:after", **SOON)
     client, _ = server.hold("after")

@@ -110,3 +110,27 @@ def test_a_replacement_that_cannot_boot_does_not_end_the_service_on_stock(serve,
     server.wait_gone()
     assert server.status == 3
     assert server.fetch().kind == "refused"
+
+
+NO_FORK = """
+import os
+real_fork, forks = os.fork, []
+def fork():
+    forks.append(1)
+    if len(forks) == 3:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return real_fork()
+os.fork = fork
+"""
+
+
+def test_a_fork_that_fails_is_tried_again(serve, worker):
+    """The pod's limit of processes is reached; those that serve must not pay for that."""
+    server = serve(worker, workers=2, delay=2.5, config=NO_FORK)
+    server.terminate()
+    server.signal(signal.SIGKILL, server.worker_pids[0])
+    server.wait_log("^A worker could not be started")
+    assert [server.fetch().status for _ in range(5)] == [200] * 5
+    server.wait_log("^app imported", count=3)
+    server.signal(signal.SIGTERM)
+    assert_clean(server)

@@ -117,6 +117,67 @@ def test_an_operator_s_sigterm_to_one_worker_is_honoured_after_a_second(serve, w
     stop(server)
 
 
+def test_a_second_hup_replaces_those_who_serve_and_not_those_who_leave(serve, worker):
+    server = serve(worker, delay=0)
+    client, held = server.hold("old")
+    for generation in (2, 3):
+        server.signal(signal.SIGHUP)
+        server.wait_log("^app imported", count=generation)
+    second, third = server.worker_pids[1:]
+    server.wait_log(rf"^Worker exiting \(pid: {second}\)")
+    assert int(server.fetch("/pid").body) == third
+    held.release()
+    assert client.ending().status == 200
+    stop(server)
+
+
+def test_hups_in_quick_succession_do_not_pile_up(serve, worker):
+    server = serve(worker, delay=0, env={"APP_IMPORT": "0.5"})
+    for number in range(2, 6):
+        server.signal(signal.SIGHUP)
+        server.wait_log("^Booting worker", count=number)
+    server.wait_log("^Worker exiting", count=1)
+    assert server.fetch().status == 200
+    stop(server)
+    assert len(server.grep("^Worker exiting")) <= 5
+
+
+@pytest.mark.parametrize("threads", ("gthread", "gevent"))
+def test_max_requests_sends_no_signal_to_the_application(serve, threads):
+    """One that leaves at once at SIGTERM would take its requests with it."""
+    server = serve(
+        f"gracefulworker.{threads}",
+        delay=0,
+        options=("--max-requests", "3"),
+        env={"APP_SIGTERM": "exit"},
+    )
+    client, held = server.hold("it")
+    for _ in range(4):
+        assert server.fetch().status == 200
+    server.wait_log("^app imported", count=2)
+    assert server.fetch().status == 200
+    held.release()
+    assert client.ending().status == 200
+    server.signal(signal.SIGINT)
+    server.wait_gone()
+
+
+@pytest.mark.contract(9)
+def test_sigterm_to_a_process_of_the_application_is_not_the_worker_s(serve, worker):
+    server = serve(worker, delay=0)
+    before = server.fetch("/pid").body
+    assert server.fetch("/child").body == b"ended"
+    client, held = server.hold("it")  # longer than a SIGTERM is held back
+    server.gate.listener.settimeout(1.5)
+    with pytest.raises(TimeoutError):
+        server.gate.listener.accept()  # nothing can come: this is the second and a half
+    held.release()
+    assert client.ending().status == 200
+    assert server.fetch("/pid").body == before
+    assert len(server.worker_pids) == 1
+    stop(server)
+
+
 def test_timeout_does_not_kill_a_worker_inside_its_graceful_time_2839(serve):
     server = serve("gracefulworker.sync", delay=0, options=("--timeout", "1"))
     client = server.connect()

@@ -39,6 +39,9 @@ HOLD = 1.0
 #: Seconds between two passes of a loop at the most.
 PASS = 1.0
 
+#: Seconds without accepting after the process ran out of descriptors.
+NO_ROOM_PAUSE = 0.05
+
 #: Seconds between two looks at the page while the arbiter waits for handshakes to complete.
 SETTLE_PASS = 0.01
 
@@ -135,6 +138,8 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     def ask_to_retire(self) -> None:
         """Ask the arbiter for a turn: only one worker at a time recycles itself."""
+        if os.getpid() != self.pid:
+            return  # a process that the application has forked
         self.max_requests = sys.maxsize  # asked once is enough
         self.slot.wants_to_retire = 1
         self.nudge_arbiter()
@@ -165,6 +170,8 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         if self.supervisor is None:
             super().handle_exit(number, frame)
             return
+        if os.getpid() != self.pid:
+            return  # a process that the application has forked: the slot is not its own
         self.slot.term_at = time.monotonic_ns()
 
     def handle_quit(self, number: int, frame: FrameType | None) -> None:
@@ -194,8 +201,12 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     def look(self) -> None:
         """Look at the page: called in each pass of the loop."""
         if self._retired_at is None:
-            if self.slot.has_orders() and (self.slot.retire or self.held_long_enough()):
-                self.retire()
+            if self.slot.has_orders():
+                if self.slot.retire:
+                    self.retire()
+                elif self.held_long_enough():
+                    self.slot.term_at = 0
+                    self.ask_to_retire()  # so that its relief boots first
 
     def hear(self, phase: Phase) -> None:
         """The bell of `phase` has rung: it has begun, or the arbiter has died."""

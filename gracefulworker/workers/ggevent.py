@@ -14,6 +14,7 @@ import _socket  # the real sockets: gevent's are `socket` here
 import os
 import ssl
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -152,15 +153,14 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     def server_class(self, listener: Any, spawn: Any, **kwargs: Any) -> StreamServer:
         """GeventWorker.run (0.14 on) makes its servers with this, if it is not None."""
-        ssl_args = {}
-        if "ssl_context" in kwargs:
+        ssl_args = {name: kwargs[name] for name in ("ssl_context",) if name in kwargs}
+        if self.supervisor is None:
+            return StreamServer(listener, partial(self.handle, listener), spawn=spawn, **ssl_args)
+        if ssl_args:
             # `handle` shakes hands, unless the user wants it done before.
-            ssl_args = {
-                "ssl_context": kwargs["ssl_context"],
-                "do_handshake_on_connect": self.cfg.do_handshake_on_connect,
-            }
-            if isinstance(kwargs["ssl_context"], gevent.ssl.SSLContext):
-                kwargs["ssl_context"].sslsocket_class = TLSConnection
+            ssl_args["do_handshake_on_connect"] = self.cfg.do_handshake_on_connect
+            if isinstance(ssl_args["ssl_context"], gevent.ssl.SSLContext):
+                ssl_args["ssl_context"].sslsocket_class = TLSConnection
         handle = partial(self.handle, gate.ListenerName(listener))
         server = Server(listener, handle=handle, spawn=spawn, **ssl_args)
         server.worker = self
@@ -267,6 +267,16 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
             # It sleeps in GeventWorker.run; sys.exit is how GeventWorker.notify leaves it, too.
             # After an exception, which gevent reports, a new worker is better than a deaf one.
             gevent.kill(main, SystemExit(0))
+
+    def turn_away(self, speak: Callable[[Any], bool]) -> int:
+        """Those that wait while something blocks the hub: in the queue, and accepted but unread."""
+        waiting: list[Any] = [c for c in list(self.connections) if not c.begun and c.fileno() >= 0]
+        if self.listeners_state != Listeners.LEFT:
+            for listener in self.sockets:
+                waiting += gate.accept_all(listener)
+        self.turned_away = waiting  # open until the process ends
+        fds = gate.readable([connection.fileno() for connection in waiting])
+        return sum(speak(connection) for connection in waiting if connection.fileno() in fds)
 
     def until_due(self) -> float:
         """Seconds until the next look, if nothing happens before."""

@@ -25,14 +25,17 @@ from gunicorn.workers.base import Worker
 from gracefulworker import gate
 from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import KILL_MARGIN, Phase
-from gracefulworker.workers.base import EXIT_LINGER, PASS, SETTLE_PASS, GracefulWorker
+from gracefulworker.workers.base import (
+    EXIT_LINGER,
+    NO_ROOM_PAUSE,
+    PASS,
+    SETTLE_PASS,
+    GracefulWorker,
+)
 
 #: Seconds that a silent connection is kept before SIGTERM, beyond `keepalive`: gunicorn's own
 #: DEFAULT_WORKER_DATA_TIMEOUT (25.3 on; before, a thread waited for ever).
 FIRST_BYTE_PATIENCE = 5.0
-
-#: Seconds without accepting after the process ran out of descriptors.
-NO_ROOM_PAUSE = 0.05
 
 _SECOND = 1_000_000_000
 
@@ -189,6 +192,16 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         if self.silent:
             dues.append(self.first_byte_expiry(next(iter(self.silent.values()))))
         return self.until(dues)
+
+    def enqueue_req(self, conn: Connection) -> None:
+        """ThreadWorker.enqueue_req; a pool that the deadline has shut down leaves only the 503."""
+        try:
+            super().enqueue_req(conn)
+        except RuntimeError:
+            if self.supervisor is None or self._speak is None:
+                raise
+            self.turned_away += self._speak(conn.sock)
+            self.nr_conns -= 1
 
     def finish_request(self, conn: Connection, fs: Any) -> None:
         """ThreadWorker.finish_request: the request is over, on the main thread."""

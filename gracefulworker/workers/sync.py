@@ -10,7 +10,6 @@ What may be changed here: the order in which connections get their turn.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import select
@@ -24,7 +23,13 @@ from gunicorn.workers import sync
 from gracefulworker import gate
 from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import Phase
-from gracefulworker.workers.base import EXIT_LINGER, PASS, SETTLE_PASS, GracefulWorker
+from gracefulworker.workers.base import (
+    EXIT_LINGER,
+    NO_ROOM_PAUSE,
+    PASS,
+    SETTLE_PASS,
+    GracefulWorker,
+)
 
 #: Closed connections that linger before a busy worker looks at them.
 SWEEP_BATCH = 8
@@ -77,6 +82,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         if self.supervisor is not None:
             self.lingerer = gate.Lingerer()
             self.last_active = 0
+            self.accept_again_at = 0.0
             self.names = {listener: gate.ListenerName(listener) for listener in self.sockets}
             self.kinds = {s: (s.family, s.type, s.proto) for s in self.sockets}
             # What ends the wait for a connection's first byte, beside that byte.
@@ -122,12 +128,13 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         state = self.listeners_state if self.phase >= Phase.DRAINING else Listeners.OPEN
         if state == Listeners.LEFT:
             self.close_listeners(list(self.sockets))
-        if listener not in self.sockets:
-            raise BlockingIOError(errno.EAGAIN, "this listener is closed")
+        if listener not in self.sockets or time.monotonic() < self.accept_again_at:
+            raise BlockingIOError(errno.EAGAIN, "this listener is closed, or pauses")
         try:
             return listener._accept()  # type: ignore[no-any-return]
         except OSError as error:
             if error.errno in gate.NO_ROOM:
+                self.accept_again_at = time.monotonic() + NO_ROOM_PAUSE
                 raise BlockingIOError(errno.EAGAIN, "no descriptor is free") from error
             if error.errno not in gate.NOBODY_WAITS:
                 raise
@@ -148,7 +155,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         self.turn.register(fd, select.POLLIN)
         try:
             while not self.stopping():
-                ready = [ready_fd for ready_fd, _ in self.turn.poll()]
+                ready = [ready_fd for ready_fd, _ in self.turn.poll(PASS * 1000)]
                 if fd in ready:
                     return True
                 self.attend(ready)
@@ -184,9 +191,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         waiting: list[Any] = list(self.silent)
         if self.listeners_state != Listeners.LEFT:
             for listener in self.sockets:
-                with contextlib.suppress(OSError):  # the end of the queue
-                    while True:
-                        waiting.append(listener.accept()[0])
+                waiting += gate.accept_all(listener)
         self.turned_away = waiting  # open until the process ends
         fds = gate.readable([connection.fileno() for connection in waiting])
         return sum(speak(connection) for connection in waiting if connection.fileno() in fds)
@@ -208,7 +213,11 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         if self.phase == Phase.SERVING:
             wakers.append(self.lifecycle.lame_duck.fd)
         if self.phase < Phase.DRAINING:
-            wakers += [self.lifecycle.draining.fd, *self.sockets]
+            wakers.append(self.lifecycle.draining.fd)
+            if time.monotonic() >= self.accept_again_at:
+                wakers += self.sockets
+            else:
+                timeout = NO_ROOM_PAUSE
         elif self.sockets:
             timeout = SETTLE_PASS  # a gated Unix listener is readable all the time: just try
         elif not self.silent:
