@@ -7,7 +7,7 @@ with the worker, answers 503 where no response has begun, names what is left in 
 `phases.KILL_MARGIN` later, is only for code that holds the interpreter so that no thread can run.
 
 Who answers a request, the application or the deadline, is decided by one atomic claim
-(`doorman.InFlight.claim`). A response that has begun is cut and never given a false end.
+(`GracefulWorker.claims`). A response that has begun is cut and never given a false end.
 
 What may be changed here: what is said and done at the deadline.
 """
@@ -38,6 +38,9 @@ STEP = 0.5
 
 #: Seconds in which the last words are read by their clients before the process ends.
 LAST_MOMENT = 0.1
+
+#: A request whose client has its response; only its code is cut.
+AFTER = "after its response"
 
 _BODY = b"The server is shutting down.\n"
 
@@ -96,12 +99,10 @@ class Deadline:
     def cut(self) -> None:
         """Answer or cut what is left, and name it."""
         worker = self.worker
-        held = worker.in_flight.open()
-        worker.slot.cut += len(held)
+        endings = [(self.end(request, held), request, held) for request, held in self.held()]
+        worker.slot.cut += sum(ending != AFTER for ending, _, _ in endings)
         worker.slot.in_flight = 0
-        endings = [(self.end(request, who), request, since, who) for request, since, who in held]
-        endings += [("after its response", *entry) for entry in worker.in_flight.running_on()]
-        for ending, request, since, who in endings:
+        for ending, request, (since, who, _) in endings:
             worker.log.warning(
                 "cut at the deadline (%s): %s %s after %.1f s, at:\n%s",
                 ending,
@@ -124,21 +125,28 @@ class Deadline:
         worker.slot.cut = max(worker.slot.cut, 1)
         self.part()
 
-    def end(self, request: Any, who: Any) -> str:
+    def held(self) -> list[tuple[Any, doorman.Held]]:
+        return list(self.worker.held.items())
+
+    def end(self, request: Any, held: doorman.Held) -> str:
         """End one request's connection as its client can best tell; what was done."""
         try:
-            return self._end(request, who)
+            return self._end(request, held)
         except (OSError, ValueError):
             return "closed"  # by the client, or by the application
 
-    def _end(self, request: Any, who: Any) -> str:
+    def _end(self, request: Any, held: doorman.Held) -> str:
+        _, who, response = held
+        if doorman.is_answered(response):
+            return AFTER
         connection = request.unreader.sock
-        response = self.worker.in_flight.claim(request, self)
+        if response is None or not response.headers_sent:
+            response = self.worker.claims.setdefault(request, self)
         if response is self:
             if isinstance(connection, ssl.SSLSocket) and self.is_in_tls(who):
                 return "closed"  # OpenSSL is not to be entered twice at once
             return "503" if self.speak(connection) else "closed"
-        if not (response.chunked or response.response_length is not None):  # type: ignore[attr-defined]
+        if not (response.chunked or response.response_length is not None):
             # This body ends where the connection does: only a reset tells that it was cut.
             raw = self._raw(connection)
             raw.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,13 +1,13 @@
 """Around the application: which requests it holds, who answers them, and the close at header time.
 
 What may be changed here: what is known of a request between its head and the end of its response.
-Everything in this file is on the way of each request: mind what it costs.
+All of this is on the way of each request, where a Python call more is 0.3 % of the stock worker's
+time: count them (`sys.setprofile`) before and after.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.http.wsgi import Response
@@ -15,52 +15,9 @@ from gunicorn.http.wsgi import Response
 if TYPE_CHECKING:
     from gracefulworker.workers.base import GracefulWorker
 
-
-class InFlight:
-    """The requests that the application holds, and who answers them.
-
-    All is kept by ``id(request)``: each request lives as long as it is here. Single operations on
-    a dict are atomic, so there is no lock.
-
-    :param gauge: is told how many there are, after each change.
-    :param who: tells who handles a request: a thread's identifier, or a greenlet.
-    """
-
-    def __init__(self, gauge: Callable[[int], None], who: Callable[[], Any]) -> None:
-        self._gauge = gauge
-        self._who = who
-        self._open: dict[int, tuple[Any, float, Any]] = {}
-        self._answered: dict[int, tuple[Any, float, Any]] = {}
-        self._claims: dict[int, object] = {}
-
-    def enter(self, request: Any) -> None:
-        self._open[id(request)] = (request, monotonic(), self._who())
-        self._gauge(len(self._open))
-
-    def claim(self, request: Any, by: object) -> object:
-        """Who answers `request`: `by`, or whoever came first (dict.setdefault is atomic)."""
-        return self._claims.setdefault(id(request), by)
-
-    def answered(self, request: Any) -> None:
-        """Its last byte has been sent; its code may run on."""
-        entry = self._open.pop(id(request), None)
-        if entry is not None:
-            self._answered[id(request)] = entry
-            self._gauge(len(self._open))
-
-    def leave(self, request: Any) -> None:
-        """Its code has ended."""
-        self.answered(request)
-        del self._answered[id(request)]
-        self._claims.pop(id(request), None)
-
-    def open(self) -> list[tuple[Any, float, Any]]:
-        """Request, monotonic second of its begin, and who handles it; oldest first."""
-        return list(self._open.values())
-
-    def running_on(self) -> list[tuple[Any, float, Any]]:
-        """The same of those whose code runs on after their response."""
-        return list(self._answered.values())
+#: What is kept of a request that the application holds: the monotonic second of its begin, who
+#: handles it (a thread's identifier, or a greenlet), and its response, once the application runs.
+Held = list[Any]
 
 
 class ClosingResponse(Response):  # type: ignore[misc]
@@ -76,13 +33,9 @@ class ClosingResponse(Response):  # type: ignore[misc]
     def send_headers(self) -> None:
         """Response.send_headers (gunicorn 0.9 on): called with each write, returns when sent."""
         if not self.headers_sent:
-            self.worker.announce(self)
-        super().send_headers()
-
-    def close(self) -> None:
-        """Response.close, after which the client has all of it."""
-        super().close()
-        self.worker.in_flight.answered(self.req)
+            if self.worker.stopping():
+                self.worker.announce(self)
+            Response.send_headers(self)
 
 
 class Doorman:
@@ -93,9 +46,19 @@ class Doorman:
         self.worker = worker
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        response = getattr(start_response, "__self__", None)
+        try:
+            response = start_response.__self__
+        except AttributeError:
+            return self.app(environ, start_response)  # not gunicorn's: nothing to change
         # Not HTTP2Response, which has no such header.
-        if response is not None and type(response) is Response:
+        if response.__class__ is Response and response.req in self.worker.held:
             response.__class__ = ClosingResponse
             response.worker = self.worker
+            self.worker.held[response.req][2] = response
         return self.app(environ, start_response)
+
+
+def is_answered(response: Any) -> bool:
+    """Whether a response with a length has been sent to its end; of others nobody can tell."""
+    length = response is not None and response.headers_sent and response.response_length
+    return bool(length is not None and length is not False and response.sent >= length)

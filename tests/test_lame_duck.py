@@ -72,7 +72,7 @@ def test_the_only_worker_is_killed_and_nobody_notices(serve, worker):
 
 @pytest.mark.parametrize("workers", (1, 2))
 def test_max_requests_goes_on_recycling(serve, worker, workers):
-    server = serve(worker, workers=workers, delay=0.7, options=("--max-requests", "5"))
+    server = serve(worker, workers=workers, delay=1.5, options=("--max-requests", "5"))
     with Storm(server.addresses[0], clients=4, path="/sleep/0.01") as storm:
         storm.wait_served(12)
         server.terminate()

@@ -19,6 +19,7 @@ import sys
 import time
 from _thread import get_ident  # bound before gevent patches it: the native one
 from collections.abc import Callable, Iterable
+from time import monotonic
 from types import FrameType
 from typing import Any
 
@@ -26,7 +27,7 @@ from gunicorn.workers.base import Worker
 
 from gracefulworker.arbiter import supervise
 from gracefulworker.deadline import Deadline
-from gracefulworker.doorman import ClosingResponse, Doorman, InFlight
+from gracefulworker.doorman import ClosingResponse, Doorman, Held
 from gracefulworker.gate import SETTLE_MAX
 from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import Phase
@@ -91,8 +92,13 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             self.lifecycle = self.supervisor.lifecycle
             self.page = self.lifecycle.page
             self.settings = self.supervisor.settings
+            self._head = self.page.head()
             self.slot = self.supervisor.seat(self)
-            self.in_flight = InFlight(self.slot.gauge(), self.whoami)
+            self.gauge = self.slot.gauge()
+            #: requests that the application holds, oldest first
+            self.held: dict[Any, Held] = {}
+            #: who answers a request from SIGTERM on: its response, or the deadline
+            self.claims: dict[Any, object] = {}
 
     # Boot
 
@@ -193,7 +199,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     def stopping(self) -> bool:
         """Whether this worker or the service is past SERVING; the question of each request."""
-        return self._retired_at is not None or not self.page.serving()
+        return self._head[0] != 0 or self._retired_at is not None
 
     def is_draining(self) -> bool:
         return self.stopping() and self.phase >= Phase.DRAINING
@@ -304,21 +310,22 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         if self.supervisor is None:
             return super().handle_request(*args)
         request = args[self.request_argument]
-        self.in_flight.enter(request)
+        self.held[request] = [monotonic(), self.whoami(), None]
+        self.gauge(len(self.held))
         try:
             return super().handle_request(*args)
         finally:
-            self.in_flight.leave(request)
+            del self.held[request]
+            self.gauge(len(self.held))
 
     def announce(self, response: ClosingResponse) -> None:
-        """The headers go out now: from SIGTERM on they say `Connection: close`.
+        """The headers go out now, past SERVING: they say `Connection: close`.
 
         :raises BrokenPipeError: the deadline has answered this request.
         """
-        if self.in_flight.claim(response.req, response) is not response:
+        # dict.setdefault is atomic: whoever comes first answers.
+        if self.claims.setdefault(response.req, response) is not response:
             raise BrokenPipeError(errno.EPIPE, "answered at the deadline")
-        if not self.stopping():
-            return
         if not self.page.serving():
             self.slot.count("served")
             if not response.should_close():

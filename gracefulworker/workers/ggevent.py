@@ -205,8 +205,9 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         keep = super().handle_request(*args)
         _, request, client, _ = args
         if isinstance(client, Hearing):
-            self.finish_body(request)
-            client.begun = bool(request.unreader.buf.getbuffer().nbytes)
+            if getattr(request.body.reader, "length", None) != 0:
+                self.finish_body(request)
+            client.begun = request.unreader.buf.tell() > 0  # it stands at its end
             client.used = True
             if self.stopping() and not client.begun:
                 self.wake()  # it announced keep-alive before SIGTERM, and is idle now
@@ -217,8 +218,6 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
         Here it tells whether bytes that are left belong to the next request.
         """
-        if getattr(request.body.reader, "length", None) == 0:
-            return
         # Where the next request starts is unknown after a malformed chunk (gunicorn 27).
         if not getattr(request.body, "failed", False):
             with gevent.Timeout(self.cfg.keepalive, False):
