@@ -171,6 +171,11 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             except BlockingIOError:
                 pass  # the pipe is full, so the loop will wake anyway
 
+    def hush(self) -> None:
+        """Read what `wake` and signals have written, unless a forked process was first."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.PIPE[0], 4096)
+
     def handle_exit(self, number: int, frame: FrameType | None) -> None:
         """Worker.handle_exit sets alive to False; here SIGTERM is noted, and `look` judges it."""
         if self.supervisor is None:

@@ -11,7 +11,6 @@ What may be changed here: how greenlets are told. Under gevent nothing here may 
 from __future__ import annotations
 
 import _socket  # the real sockets: gevent's are `socket` here
-import os
 import ssl
 import time
 from collections.abc import Callable
@@ -256,7 +255,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
                     poll.register(self.lifecycle.draining.fd, select.POLLIN)
                 for fd, _ in poll.poll(self.until_due() * 1000):
                     if fd == self.PIPE[0]:
-                        os.read(fd, 4096)
+                        self.hush()
                     else:
                         self.hear(Phase.DRAINING)
                 self.look()

@@ -10,7 +10,6 @@ What may be changed here: which connection waits where. Only the main thread tou
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
 import threading
@@ -94,7 +93,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             self.lingerer = gate.Lingerer()
             self.last_active = 0
             read = selectors.EVENT_READ
-            self.poller.register(self.PIPE[0], read, lambda fd: os.read(fd, 4096))
+            self.poller.register(self.PIPE[0], read, lambda _: self.hush())
             self.poller.register(self.lifecycle.draining.fd, read, self.on_bell)
             self.names = {listener: listener.getsockname() for listener in self.sockets}
         super().run()

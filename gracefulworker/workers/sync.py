@@ -11,7 +11,6 @@ What may be changed here: the order in which connections get their turn.
 from __future__ import annotations
 
 import errno
-import os
 import select
 import socket
 import time
@@ -238,7 +237,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
     def attend(self, ready: list[int]) -> None:
         """To descriptors that are no connection's."""
         if self.PIPE[0] in ready:
-            os.read(self.PIPE[0], 4096)
+            self.hush()
         if self.lifecycle.lame_duck.fd in ready:
             self.hear(Phase.LAME_DUCK)
         if self.lifecycle.draining.fd in ready:
