@@ -60,5 +60,6 @@ class Doorman:
 
 def is_answered(response: Any) -> bool:
     """Whether a response with a length has been sent to its end; of others nobody can tell."""
-    length = response is not None and response.headers_sent and response.response_length
-    return bool(length is not None and length is not False and response.sent >= length)
+    if response is None or not response.headers_sent or response.response_length is None:
+        return False
+    return bool(response.sent >= response.response_length)

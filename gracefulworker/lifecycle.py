@@ -68,7 +68,7 @@ class Slot(_Cells):
     dismissed = _cell(13)  #: set by the arbiter: if you are still booting, do not begin to serve
     wants_to_retire = _cell(12)  #: max_requests or the reloader; the arbiter says when
     drained = _cell(3)  #: has seen the sealed accept queue empty
-    in_flight = _cell(4)  #: requests that are not answered to their end
+    in_flight = _cell(4)  #: requests that the application holds
     accepted = _cell(5)
     accepted_at = _cell(6)  #: ns of the last new connection
     served = _cell(7)

@@ -25,10 +25,10 @@ from typing import Any
 
 from gunicorn.workers.base import Worker
 
+from gracefulworker import gate
 from gracefulworker.arbiter import supervise
 from gracefulworker.deadline import Deadline
 from gracefulworker.doorman import ClosingResponse, Doorman, Held
-from gracefulworker.gate import SETTLE_MAX
 from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import Phase
 
@@ -253,7 +253,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         """What to do with the listeners, in DRAINING."""
         if self.page.phase >= Phase.DRAINING:
             state = self.page.listeners
-            settled_at = self.page.drain_at + round(2 * SETTLE_MAX * _SECOND)
+            settled_at = self.page.drain_at + round(2 * gate.SETTLE_MAX * _SECOND)
             if state == Listeners.GATED and time.monotonic_ns() > settled_at:
                 return Listeners.SEALED  # the arbiter has died before it could say so
             return state
@@ -285,6 +285,15 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
         """At the deadline, in its thread: `speak` to whole requests that wait; how many."""
         return 0
+
+    def turn_away_queue(self, speak: Callable[[Any], bool], waiting: list[Any]) -> int:
+        """`speak` to those in `waiting` and in the accept queues that have sent something."""
+        if self.listeners_state != Listeners.LEFT:
+            for listener in self.sockets:
+                waiting += gate.accept_all(listener)
+        self.kept_open = waiting  # until the process ends
+        fds = gate.readable([connection.fileno() for connection in waiting])
+        return sum(speak(connection) for connection in waiting if connection.fileno() in fds)
 
     def finished(self) -> None:
         """The loop may end."""
@@ -321,6 +330,8 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             return super().handle_request(*args)
         finally:
             del self.held[request]
+            if self.claims:
+                self.claims.pop(request, None)
             self.gauge(len(self.held))
 
     def announce(self, response: ClosingResponse) -> None:

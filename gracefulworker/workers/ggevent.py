@@ -269,12 +269,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
         """Those that wait while something blocks the hub: in the queue, and accepted but unread."""
         waiting: list[Any] = [c for c in list(self.connections) if not c.begun and c.fileno() >= 0]
-        if self.listeners_state != Listeners.LEFT:
-            for listener in self.sockets:
-                waiting += gate.accept_all(listener)
-        self.turned_away = waiting  # open until the process ends
-        fds = gate.readable([connection.fileno() for connection in waiting])
-        return sum(speak(connection) for connection in waiting if connection.fileno() in fds)
+        return self.turn_away_queue(speak, waiting)
 
     def until_due(self) -> float:
         """Seconds until the next look, if nothing happens before."""

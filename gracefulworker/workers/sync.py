@@ -187,13 +187,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
 
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
         """Those in the accept queue and the silent that have spoken; the main thread is busy."""
-        waiting: list[Any] = list(self.silent)
-        if self.listeners_state != Listeners.LEFT:
-            for listener in self.sockets:
-                waiting += gate.accept_all(listener)
-        self.turned_away = waiting  # open until the process ends
-        fds = gate.readable([connection.fileno() for connection in waiting])
-        return sum(speak(connection) for connection in waiting if connection.fileno() in fds)
+        return self.turn_away_queue(speak, list(self.silent))
 
     # The wait
 
