@@ -1,0 +1,31 @@
+"""The command `gracefulworker`: one module beside this one for each of its subcommands.
+
+Such a module has two functions: ``configure(parser)`` adds its arguments, and ``run(arguments)``
+returns the exit status. It is imported when its name is given, so that one command's extra is not
+needed for another's. What may be changed here: the list of subcommands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+#: Each subcommand and what `gracefulworker --help` says of it.
+COMMANDS: dict[str, str] = {}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit status: 2 for a usage error, as argparse does."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="gracefulworker", description=__doc__.split(":")[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for command, meaning in COMMANDS.items():
+        subparser = commands.add_parser(command, help=meaning, description=meaning)
+        if given[:1] == [command]:
+            module = importlib.import_module(f"gracefulworker.cli.{command}")
+            module.configure(subparser)
+            subparser.set_defaults(run=module.run)
+    arguments = parser.parse_args(given)
+    return int(arguments.run(arguments))
