@@ -13,22 +13,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import operator
 import os
 import signal
 import sys
 import time
 from _thread import get_ident  # bound before gevent patches it: the native one
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from time import monotonic
 from types import FrameType
 from typing import Any
 
+from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 
 from gracefulworker import gate
 from gracefulworker.arbiter import supervise
 from gracefulworker.deadline import Deadline
-from gracefulworker.doorman import ClosingResponse, Doorman, Held
+from gracefulworker.doorman import Application, ClosingResponse, Held, stand_before
 from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import Phase
 
@@ -56,6 +58,25 @@ RETIRE_IDLE = 2.0
 _SECOND = 1_000_000_000
 
 
+class SettledConfig(Config):  # type: ignore[misc]
+    """The configuration of a worker that serves: its values are plain attributes.
+
+    Config looks each of them up in Python (`__getattr__`, gunicorn 0.13 on) some twenty times in
+    each request, a tenth of all that is done for it. That pays for what we do there.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        """Config.__getattr__, which is asked only for what is no attribute yet."""
+        value = super().__getattr__(name)
+        self.__dict__[name] = value
+        return value
+
+    def set(self, name: str, value: Any) -> None:
+        """Config.set, should a hook change its mind."""
+        super().set(name, value)
+        self.__dict__.pop(name, None)
+
+
 class GracefulWorker(Worker):  # type: ignore[misc]
     """Mixed in before gunicorn's worker class of the same engine.
 
@@ -69,7 +90,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     whoami = staticmethod(get_ident)
 
     # Worker's own, which is untyped.
-    wsgi: Callable[..., Iterable[bytes]]
+    wsgi: Application
     sockets: list[Any]
 
     @classmethod
@@ -81,9 +102,8 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         supervise()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._alive = True
         self._retired_at: int | None = None
-        self._finished = False
+        self._serving = True
         self.excused_until = 0.0  # the arbiter's: until then a missing heartbeat is no fault
         self._orphan = False
         self.supervisor = supervise()
@@ -115,7 +135,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         """Worker.load_wsgi sets `wsgi`; from here on it is the application behind our door."""
         super().load_wsgi()
         if self.supervisor is not None:
-            self.wsgi = Doorman(self.wsgi, self)
+            self.wsgi = stand_before(self.wsgi, self)
 
     def run(self) -> None:
         """Worker.run, the serving loop; the boot is over."""
@@ -123,24 +143,22 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             self.slot.booted = 1
             if self.slot.dismissed:
                 return
+            if type(self.cfg) is Config:
+                self.cfg.__class__ = SettledConfig
             Deadline(self).start()
             self.nudge_arbiter()
         super().run()
 
     # Orders
 
-    @property
-    def alive(self) -> bool:
-        """Whether gunicorn's serving loop goes on: until the worker has drained."""
+    def _set_alive(self, alive: bool) -> None:
         if self.supervisor is None:
-            return self._alive
-        return not self._finished
-
-    @alive.setter
-    def alive(self, alive: bool) -> None:
-        self._alive = alive
-        if not alive and self.supervisor is not None:
+            self._serving = alive
+        elif not alive:
             self.ask_to_retire()
+
+    #: Whether gunicorn's serving loop goes on: until the worker has drained. Requests ask it, too.
+    alive = property(operator.attrgetter("_serving"), _set_alive)
 
     def ask_to_retire(self) -> None:
         """Ask the arbiter for a turn: only one worker at a time recycles itself."""
@@ -187,7 +205,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     def handle_quit(self, number: int, frame: FrameType | None) -> None:
         """Worker.handle_quit: worker_int, then SystemExit, which some code swallows."""
-        self._finished = True
+        self._serving = False
         super().handle_quit(number, frame)
 
     def is_parent_alive(self) -> bool:
@@ -211,13 +229,12 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     def look(self) -> None:
         """Look at the page: called in each pass of the loop."""
-        if self._retired_at is None:
-            if self.slot.has_orders():
-                if self.slot.retire:
-                    self.retire()
-                elif self.held_long_enough():
-                    self.slot.term_at = 0
-                    self.ask_to_retire()  # so that its relief boots first
+        if self._retired_at is None and self.slot.has_orders():
+            if self.slot.retire:
+                self.retire()
+            elif self.held_long_enough():
+                self.slot.term_at = 0
+                self.ask_to_retire()  # so that its relief boots first
 
     def hear(self, phase: Phase) -> None:
         """The bell of `phase` has rung: it has begun, or the arbiter has died."""
@@ -298,7 +315,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     def finished(self) -> None:
         """The loop may end."""
         self.slot.in_flight = 0
-        self._finished = True
+        self._serving = False
 
     # Counting, from SIGTERM on
 

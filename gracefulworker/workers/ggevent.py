@@ -248,7 +248,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
     def oversee(self, main: Any) -> None:
         """Look at the page whenever there is something to see; end gunicorn's loop at the end."""
         try:
-            while not self._finished:
+            while self._serving:
                 poll = select.poll()
                 poll.register(self.PIPE[0], select.POLLIN)
                 if self.phase < Phase.DRAINING:

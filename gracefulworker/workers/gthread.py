@@ -84,7 +84,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
 
         The pool's threads are not joined: see `arbiter.leave`.
         """
-        self._finished = True
+        self._serving = False
         Worker.handle_quit(self, number, frame)
 
     def run(self) -> None:
@@ -103,11 +103,11 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
     def set_accept_enabled(self, enabled: bool) -> None:
         """ThreadWorker.set_accept_enabled: called in each pass with the limit's verdict."""
         if self.supervisor is not None:
-            if time.monotonic() >= self.accept_again_at:
+            if self.accept_again_at and time.monotonic() >= self.accept_again_at:
                 self.accept_again_at = 0.0
             if self.accept_again_at:
                 enabled = False
-            elif self.phase >= Phase.DRAINING:
+            elif self.is_draining():
                 enabled = bool(self.sockets)  # the queue is emptied, whatever the limit
         super().set_accept_enabled(enabled)
 
@@ -166,13 +166,13 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         if self.supervisor is None:
             super().wait_for_and_dispatch_events(timeout)
             return
-        if self.stopping() or self.accept_again_at:
+        if self.accept_again_at or self.stopping():
             timeout = self.until_due()
         super().wait_for_and_dispatch_events(timeout)
         self.look()
         if self.lingerer:
             self.lingerer.sweep()
-        if self.is_draining():
+        if self.stopping() and self.phase >= Phase.DRAINING:
             self.drain()
         elif self.silent:
             self.close_silent(
@@ -208,7 +208,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             self.last_active = time.monotonic_ns()
             if fs.cancelled() and self._speak is not None:
                 self.turned_away += self._speak(conn.sock)
-        if getattr(conn, "still_silent", False):
+        if conn.still_silent:
             conn.still_silent = False
             self.wait_for_first_byte(conn)
             return

@@ -154,7 +154,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         self.turn.register(fd, select.POLLIN)
         try:
             while not self.stopping():
-                ready = [ready_fd for ready_fd, _ in self.turn.poll(PASS * 1000)]
+                ready = dict(self.turn.poll(PASS * 1000))
                 if fd in ready:
                     return True
                 self.attend(ready)
@@ -182,8 +182,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
 
     def serve(self, listener: Any, connection: Connection, address: Any) -> None:
         self.handle(self.names[listener], connection, address)
-        if self.stopping():
-            self.last_active = time.monotonic_ns()
+        self.last_active = time.monotonic_ns()
 
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
         """Those in the accept queue and the silent that have spoken; the main thread is busy."""
@@ -221,14 +220,14 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         poll = select.poll()
         for waker in wakers:
             poll.register(waker, select.POLLIN)
-        ready = [fd for fd, _ in poll.poll(timeout * 1000)]
+        ready = dict(poll.poll(timeout * 1000))
         self.attend(ready)
         if self.phase == Phase.SERVING:
             return [listener for listener in self.sockets if listener.fileno() in ready]
         # `accept` has the silent to look after, too.
         return list(self.sockets) or [None]
 
-    def attend(self, ready: list[int]) -> None:
+    def attend(self, ready: dict[int, int]) -> None:
         """To descriptors that are no connection's."""
         if self.PIPE[0] in ready:
             self.hush()
