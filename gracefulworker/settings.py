@@ -134,6 +134,11 @@ class Settings:
     #: gunicorn's --reload: a developer at the terminal, who waits for nobody.
     reload: bool = False
 
+    @property
+    def needed(self) -> int:
+        """The whole seconds from SIGTERM to SIGKILL that hold all of it."""
+        return whole(self.delay + self.finish + MARGIN)
+
     def plan(self) -> str:
         """Return the line that tells at the start how a shutdown will go."""
         end = self.delay + self.finish
@@ -142,7 +147,7 @@ class Settings:
             f"exit by {end:.1f} s"
         )
         if self.period is None:
-            line += f": needs terminationGracePeriodSeconds of {_whole(end + MARGIN)} or more"
+            line += f": needs terminationGracePeriodSeconds of {self.needed} or more"
         else:
             line += f" of {self.period:.1f} s"
         if self.reload:
@@ -224,7 +229,7 @@ def _fit(
     """
     finish = float(cfg.graceful_timeout)
     chosen = cfg.graceful_timeout != cfg.settings["graceful_timeout"].default
-    needed = _whole(delay + finish + MARGIN)
+    needed = whole(delay + finish + MARGIN)
     period = kill_after
     if period is None:
         if chosen:
@@ -352,6 +357,6 @@ def _nearest(name: str, known: list[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, known, 1, ALIKE)), None)
 
 
-def _whole(seconds: float) -> int:
+def whole(seconds: float) -> int:
     """Return the whole seconds that hold `seconds`, which carries errors of float arithmetic."""
     return math.ceil(round(seconds, 3))

@@ -13,7 +13,10 @@ import sys
 from collections.abc import Sequence
 
 #: Each subcommand and what `gracefulworker --help` says of it.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "plan": "show how a shutdown will go with given settings, and the time that it needs",
+    "check": "find what would lose requests in manifests, Dockerfiles, Procfiles and scripts",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,228 @@
+"""A gunicorn configuration as gunicorn would load it, for commands that start no server.
+
+`gunicorn.app.base.Application.load_config` ends the process on the first mistake, and reads the
+process's own command line; here mistakes are collected and everything is handed in. The order is
+the same: config file, then GUNICORN_CMD_ARGS, then the command line. What may be changed here: what
+counts as a mistake.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import runpy
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gunicorn.config
+import gunicorn.errors
+
+#: The sources, in the order in which they win.
+CONFIG_FILE, ENVIRONMENT, COMMAND_LINE = "the config file", "GUNICORN_CMD_ARGS", "the command line"
+
+#: Variables that would leak from our own environment into that of the service.
+_OWN = ("PORT", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS")
+
+#: Settings whose values gunicorn looks up as files or users where it runs, which is not here.
+OF_THE_HOST = frozenset(
+    {"ca_certs", "certfile", "chdir", "group", "keyfile", "reload_extra_files", "user"}
+)
+
+
+class ConfigFileError(Exception):
+    """A config file that cannot be run: one sentence."""
+
+
+@dataclass
+class Configuration:
+    """What gunicorn would run with.
+
+    :param names: all names of the config file.
+    :param given: for each of gunicorn's settings that somebody set, who did.
+    :param unclear: settings whose value holds a variable that is not known.
+    :param is_open: whether there are arguments that are not known at all, such as ``$OPTIONS``.
+    :param mistakes: sentences about arguments, each with the source.
+    """
+
+    cfg: Any = field(default_factory=gunicorn.config.Config)
+    names: Mapping[str, object] = field(default_factory=dict)
+    given: dict[str, str] = field(default_factory=dict)
+    unclear: set[str] = field(default_factory=set)
+    is_open: bool = False
+    #: Each is (source, whether it stops the start, sentence).
+    mistakes: list[tuple[str, bool, str]] = field(default_factory=list)
+
+
+def default_config_file() -> str | None:
+    """The file that gunicorn reads here by itself."""
+    found: str | None = gunicorn.config.get_default_config_file()
+    return found
+
+
+def load_names(location: str, environ: Mapping[str, str]) -> dict[str, object]:
+    """Run a config file, or import ``python:MODULE``, in this environment; return its names.
+
+    :raises ConfigFileError: when it cannot be run.
+    """
+    path = location.removeprefix("file:")
+    kept = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(environ)
+    sys.path.insert(0, os.getcwd())
+    try:
+        # What it prints must not end up in our own output.
+        with contextlib.redirect_stdout(sys.stderr):
+            if location.startswith("python:"):
+                return vars(importlib.import_module(location.removeprefix("python:")))
+            return runpy.run_path(path, run_name="__config__")
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigFileError(f"the config file {path} cannot be run: {reason}") from error
+    finally:
+        sys.path.remove(os.getcwd())
+        os.environ.clear()
+        os.environ.update(kept)
+
+
+def load(
+    arguments: Sequence[str], environ: Mapping[str, str], names: Mapping[str, object]
+) -> Configuration:
+    """Return what gunicorn makes of a command line, an environment and a config file's names."""
+    loaded = Configuration(names=names)
+    # Config takes both from its own process's environment, when gunicorn is imported.
+    port = environ.get("PORT")
+    loaded.cfg.set("bind", [f"0.0.0.0:{port}" if port else "127.0.0.1:8000"])
+    loaded.cfg.set("workers", 1)
+    _set_all(loaded, CONFIG_FILE, {n: v for n, v in names.items() if n in loaded.cfg.settings})
+    variable = environ.get("GUNICORN_CMD_ARGS", "")
+    try:
+        from_variable = shlex.split(variable)
+    except ValueError as error:
+        from_variable = []
+        loaded.mistakes.append((ENVIRONMENT, True, f"GUNICORN_CMD_ARGS is not split: {error}"))
+    in_variable = _parse(loaded, ENVIRONMENT, from_variable)
+    on_line = _parse(loaded, COMMAND_LINE, arguments)
+    for name in in_variable.keys() & on_line.keys():
+        if in_variable[name] != on_line[name] and not isinstance(on_line[name], list):
+            option = loaded.cfg.settings[name].cli[-1]
+            sentence = f"{option} in GUNICORN_CMD_ARGS has no effect: the command line wins"
+            loaded.mistakes.append((ENVIRONMENT, False, sentence))
+    _set_all(loaded, ENVIRONMENT, in_variable)
+    _set_all(loaded, COMMAND_LINE, on_line)
+    _judge_concurrency(loaded, environ)
+    return loaded
+
+
+def service_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Our own environment, without what belongs to a service, and with the service's."""
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _OWN and not name.startswith("GRACEFUL_")
+    }
+    return own | dict(environ)
+
+
+def _judge_concurrency(loaded: Configuration, environ: Mapping[str, str]) -> None:
+    concurrency = environ.get("WEB_CONCURRENCY")
+    if not concurrency or "$" in concurrency:
+        return
+    try:
+        number = int(concurrency)
+    except ValueError:
+        sentence = f"WEB_CONCURRENCY={concurrency} is not a whole number, which gunicorn refuses"
+        loaded.mistakes.append((ENVIRONMENT, True, sentence))
+        return
+    if "workers" not in loaded.given:
+        loaded.cfg.set("workers", number)
+    elif loaded.cfg.workers != number and "workers" not in loaded.unclear:
+        sentence = (
+            f"WEB_CONCURRENCY={concurrency} has no effect: {loaded.given['workers']} "
+            f"sets {loaded.cfg.workers} workers"
+        )
+        loaded.mistakes.append((ENVIRONMENT, False, sentence))
+
+
+class _Given(argparse.Namespace):
+    """Notes each value that an option is given, since argparse itself keeps the last one only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        object.__setattr__(self, "values", {})
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if value is not None:
+            self.values.setdefault(name, []).append(value)
+
+
+def _parse(loaded: Configuration, source: str, arguments: Sequence[str]) -> dict[str, object]:
+    """Return the settings among `arguments`, and note what gunicorn would refuse."""
+    known: list[str] = []
+    for word in arguments:
+        # A bare variable may be anything, or nothing; one within an option is that option's value.
+        if word.startswith("$") and not (known and known[-1].startswith("-")):
+            loaded.is_open = True
+        else:
+            known.append(word)
+    given = _Given()
+    parser = _parser()
+    try:
+        _, unknown = parser.parse_known_args(known, given)
+    except _Refused as error:
+        loaded.mistakes.append((source, True, str(error)))
+        loaded.is_open = True
+        return {}
+    for word in unknown:
+        if word.startswith("-"):
+            loaded.mistakes.append((source, True, f"gunicorn does not know the option {word}"))
+            loaded.is_open = True
+    settings = loaded.cfg.settings
+    for name, values in given.values.items():
+        said = ", ".join(str(value) for value in values)
+        is_list = isinstance(values[-1], list)
+        if name in settings and len({*map(str, values)}) > 1 and not is_list:
+            option = settings[name].cli[-1]
+            loaded.mistakes.append((source, False, f"{option} is given more than once: {said}"))
+    return {name: values[-1] for name, values in given.values.items() if name in settings}
+
+
+class _Refused(Exception):
+    """What argparse would print before it ends the process."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    config = gunicorn.config.Config(prog="gunicorn")
+    for setting in config.settings.values():
+        # Values are judged by the setting's own validator, which takes text, so that one with a
+        # variable in it gets through the parser.
+        setting.type = None
+    parser: argparse.ArgumentParser = config.parser()
+
+    def refuse(message: str) -> Any:
+        raise _Refused(message)
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser
+
+
+def _set_all(loaded: Configuration, source: str, values: Mapping[str, object]) -> None:
+    for name, value in values.items():
+        loaded.given[name] = source
+        loaded.unclear.discard(name)
+        if isinstance(value, str) and "$" in value and source != CONFIG_FILE:
+            loaded.unclear.add(name)
+            continue
+        if name in OF_THE_HOST:
+            loaded.unclear.add(name)
+            continue
+        try:
+            loaded.cfg.set(name, value)
+        except (TypeError, ValueError, gunicorn.errors.ConfigError) as error:
+            refused = f"{name} = {value!r} is refused by gunicorn: {error}"
+            loaded.mistakes.append((source, True, refused))

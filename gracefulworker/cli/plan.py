@@ -1,0 +1,113 @@
+"""`gracefulworker plan`: the timeline of a shutdown, to scale, and the period that it needs.
+
+It reads what gunicorn would read here: the config file, GUNICORN_CMD_ARGS and GRACEFUL_* in the
+environment; its own options win. What may be changed here: the picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from gracefulworker import settings
+from gracefulworker.cli import configuration
+from gracefulworker.phases import Phase, Schedule
+
+#: Characters from SIGTERM to SIGKILL.
+WIDTH = 60
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments: the config file, gunicorn's graceful_timeout, and our settings."""
+    parser.add_argument(
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="gunicorn's config file, or python:MODULE; ./gunicorn.conf.py if there is one",
+    )
+    parser.add_argument("--graceful-timeout", metavar="S", help="gunicorn's own")
+    for name, row in settings.TABLE.items():
+        kind = row.metadata["kind"]
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            metavar=kind.unit.upper() or "YES",
+            help=kind.meaning,
+            type=_checked(kind),
+        )
+
+
+def _checked(kind: Any) -> Callable[[str], str]:
+    """An argparse type that refuses what the setting refuses, and leaves the text as it is."""
+
+    def check(text: str) -> str:
+        try:
+            kind.read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text} {error}") from None
+        return text
+
+    return check
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the plan; 2 when the settings would stop the start."""
+    try:
+        read = _read(arguments)
+    except (configuration.ConfigFileError, settings.SettingsError) as error:
+        print(f"gracefulworker plan: {error}", file=sys.stderr)
+        return 2
+    for warning in read.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(picture(read))
+    return 0
+
+
+def _read(arguments: argparse.Namespace) -> settings.Settings:
+    environ = dict(os.environ)
+    for name in settings.TABLE:
+        value = getattr(arguments, name)
+        if value is not None:
+            environ[name.upper()] = value
+    given = []
+    if arguments.graceful_timeout is not None:
+        given = [f"--graceful-timeout={arguments.graceful_timeout}"]
+    location = arguments.config or configuration.default_config_file()
+    names = configuration.load_names(location, environ) if location else {}
+    loaded = configuration.load(given, environ, names)
+    for _, is_fatal, sentence in loaded.mistakes:
+        if is_fatal:
+            raise configuration.ConfigFileError(sentence)
+        print(f"warning: {sentence}", file=sys.stderr)
+    return settings.read(loaded.cfg, environ, names)
+
+
+def picture(read: settings.Settings) -> str:
+    """Return the timeline to scale, one row for each phase, and what the platform must give."""
+    schedule = Schedule(read.delay, read.finish)
+    kill = float(read.needed) if read.period is None else read.period
+    end = max(kill, schedule.deadline)
+
+    def column(seconds: float) -> int:
+        return round(WIDTH * seconds / end)
+
+    rows = [
+        (Phase.LAME_DUCK.name, 0.0, schedule.delay, "served as before, answers say close"),
+        (
+            Phase.DRAINING.name,
+            schedule.delay,
+            schedule.deadline,
+            "newcomers are refused, the rest finished",
+        ),
+        ("margin", schedule.deadline, kill, "for the exit"),
+    ]
+    lines = [read.plan(), "", f"{'SIGTERM':11}|{'seconds':>{WIDTH}}"]
+    for name, begin, finish, meaning in rows:
+        left, right = column(begin), column(finish)
+        bar = " " * left + "=" * (right - left)
+        lines.append(f"{name:11}|{bar:{WIDTH}}| {begin:5.1f} to {finish:5.1f}  {meaning}")
+    lines.append(f"{'SIGKILL':11}|{'X':>{column(kill)}}{'':{WIDTH - column(kill)}}| at {kill:5.1f}")
+    lines += ["", f"terminationGracePeriodSeconds: {read.needed}"]
+    return "\n".join(lines)

@@ -1,0 +1,137 @@
+"""Paths in, texts out.
+
+What may be changed here: which file names count as what, and the limits. `InputError` is one
+sentence for the user; whoever raises it knows the file, and the line if there is one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Bytes. The largest rendered chart that was looked at (with all its CRDs) has 3.5 MB.
+MAX_SIZE = 5_000_000
+
+#: Directories below a given one that hold other people's files.
+SKIPPED_DIRECTORIES = frozenset({"node_modules", "site-packages", "venv", "__pycache__"})
+
+#: The interpreters of what is read as a script.
+_SHEBANG = re.compile(rb"#!.*\b(sh|ash|bash|dash|ksh|zsh)\b")
+
+#: A text of any name with one of these keys at the start of a line is taken for a manifest.
+_MANIFEST = re.compile(rb'^\s*\{?\s*"?(apiVersion|kind)"?\s*:', re.MULTILINE)
+
+
+class InputError(Exception):
+    """A file that cannot be judged.
+
+    :param line: from 1; 0 when the whole file is meant.
+    """
+
+    def __init__(self, file: str, line: int, message: str) -> None:
+        super().__init__(message)
+        self.file = file
+        self.line = line
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something stands: `line` counts from 1, `field` is a path such as ``spec.replicas``."""
+
+    file: str
+    line: int
+    field: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """One text: `kind` is ``yaml``, ``dockerfile``, ``procfile`` or ``script``.
+
+    :param named: whether the user gave this very file, and not a directory that holds it.
+    """
+
+    file: str
+    kind: str
+    text: str
+    named: bool
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return os.path.basename(self.file)
+
+
+def read(path: str) -> Iterator[Source | InputError]:
+    """Yield what `path` holds: a file, a directory with all below it, or ``-`` for stdin."""
+    if path == "-":
+        yield _source("<stdin>", "yaml", sys.stdin.buffer.read(MAX_SIZE + 1), named=True)
+    elif not os.path.isdir(path):
+        yield _read_file(path)
+    else:
+        for directory, below, names in os.walk(path):
+            below[:] = sorted(
+                d for d in below if not d.startswith(".") and d not in SKIPPED_DIRECTORIES
+            )
+            for name in sorted(names):
+                file = os.path.join(directory, name)
+                kind = _kind(name)
+                # A JSON file in a directory is rarely a manifest; one that is can be named.
+                if kind is not None and not name.endswith(".json") and os.path.isfile(file):
+                    yield _read_file(file, kind)
+
+
+def _kind(name: str) -> str | None:
+    lower = name.lower()
+    stem = lower.split(".")[0]
+    if lower.endswith((".yaml", ".yml", ".json")):
+        return "yaml"
+    if stem in ("dockerfile", "containerfile") or lower.endswith((".dockerfile", ".containerfile")):
+        return "dockerfile"
+    if stem == "procfile" or lower.endswith(".procfile"):
+        return "procfile"
+    if lower.endswith((".sh", ".bash")) or "entrypoint" in stem:
+        return "script"
+    return None
+
+
+def _read_file(file: str, kind: str | None = None) -> Source | InputError:
+    """Read one file; without a `kind` it was named by the user, and must be of a known one."""
+    named = kind is None
+    try:
+        with open(file, "rb") as stream:
+            data = stream.read(MAX_SIZE + 1)
+            is_regular = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except OSError as error:
+        return InputError(file, 0, f"cannot be read: {error.strerror or error}")
+    except ValueError as error:  # a NUL in the name
+        return InputError(file, 0, f"cannot be read: {error}")
+    if kind is None:
+        kind = _kind(Path(file).name)
+    if kind is None and _SHEBANG.match(data):
+        kind = "script"
+    # `check <(helm template .)` names a pipe.
+    if kind is None and (not is_regular or _MANIFEST.search(data)):
+        kind = "yaml"
+    if kind is None:
+        return InputError(
+            file, 0, "is neither YAML, nor a Dockerfile, a Procfile or a shell script, by its name"
+        )
+    return _source(file, kind, data, named)
+
+
+def _source(file: str, kind: str, data: bytes, named: bool) -> Source | InputError:
+    if len(data) > MAX_SIZE:
+        return InputError(file, 0, f"is larger than {MAX_SIZE / 1e6:g} MB: give a smaller part")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return InputError(file, 0, "is not text in UTF-8")
+    if "\0" in text:
+        return InputError(file, 0, "is not text: it holds a zero byte")
+    return Source(file, kind, text, named)
