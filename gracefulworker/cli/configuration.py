@@ -22,11 +22,14 @@ from typing import Any
 import gunicorn.config
 import gunicorn.errors
 
-#: The sources, in the order in which they win.
-CONFIG_FILE, ENVIRONMENT, COMMAND_LINE = "the config file", "GUNICORN_CMD_ARGS", "the command line"
+#: The sources: each wins over the one before it.
+CONFIG_FILE, VARIABLE, COMMAND_LINE = "the config file", "GUNICORN_CMD_ARGS", "the command line"
+
+#: The variable that sets `workers` alone, and only where nothing else does.
+CONCURRENCY = "WEB_CONCURRENCY"
 
 #: Variables that would leak from our own environment into that of the service.
-_OWN = ("PORT", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS")
+_OWN = ("PORT", CONCURRENCY, VARIABLE)
 
 #: Settings whose values gunicorn looks up as files or users where it runs, which is not here.
 OF_THE_HOST = frozenset(
@@ -99,20 +102,20 @@ def load(
     loaded.cfg.set("bind", [f"0.0.0.0:{port}" if port else "127.0.0.1:8000"])
     loaded.cfg.set("workers", 1)
     _set_all(loaded, CONFIG_FILE, {n: v for n, v in names.items() if n in loaded.cfg.settings})
-    variable = environ.get("GUNICORN_CMD_ARGS", "")
+    variable = environ.get(VARIABLE, "")
     try:
         from_variable = shlex.split(variable)
     except ValueError as error:
         from_variable = []
-        loaded.mistakes.append((ENVIRONMENT, True, f"GUNICORN_CMD_ARGS is not split: {error}"))
-    in_variable = _parse(loaded, ENVIRONMENT, from_variable)
+        loaded.mistakes.append((VARIABLE, True, f"GUNICORN_CMD_ARGS is not split: {error}"))
+    in_variable = _parse(loaded, VARIABLE, from_variable)
     on_line = _parse(loaded, COMMAND_LINE, arguments)
     for name in in_variable.keys() & on_line.keys():
         if in_variable[name] != on_line[name] and not isinstance(on_line[name], list):
             option = loaded.cfg.settings[name].cli[-1]
             sentence = f"{option} in GUNICORN_CMD_ARGS has no effect: the command line wins"
-            loaded.mistakes.append((ENVIRONMENT, False, sentence))
-    _set_all(loaded, ENVIRONMENT, in_variable)
+            loaded.mistakes.append((VARIABLE, False, sentence))
+    _set_all(loaded, VARIABLE, in_variable)
     _set_all(loaded, COMMAND_LINE, on_line)
     _judge_concurrency(loaded, environ)
     return loaded
@@ -129,14 +132,14 @@ def service_environ(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _judge_concurrency(loaded: Configuration, environ: Mapping[str, str]) -> None:
-    concurrency = environ.get("WEB_CONCURRENCY")
+    concurrency = environ.get(CONCURRENCY)
     if not concurrency or "$" in concurrency:
         return
     try:
         number = int(concurrency)
     except ValueError:
         sentence = f"WEB_CONCURRENCY={concurrency} is not a whole number, which gunicorn refuses"
-        loaded.mistakes.append((ENVIRONMENT, True, sentence))
+        loaded.mistakes.append((CONCURRENCY, True, sentence))
         return
     if "workers" not in loaded.given:
         loaded.cfg.set("workers", number)
@@ -145,7 +148,7 @@ def _judge_concurrency(loaded: Configuration, environ: Mapping[str, str]) -> Non
             f"WEB_CONCURRENCY={concurrency} has no effect: {loaded.given['workers']} "
             f"sets {loaded.cfg.workers} workers"
         )
-        loaded.mistakes.append((ENVIRONMENT, False, sentence))
+        loaded.mistakes.append((CONCURRENCY, False, sentence))
 
 
 class _Given(argparse.Namespace):

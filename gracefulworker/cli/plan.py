@@ -93,15 +93,11 @@ def picture(read: settings.Settings) -> str:
     def column(seconds: float) -> int:
         return round(WIDTH * seconds / end)
 
+    delay, deadline = schedule.delay, schedule.deadline
     rows = [
-        (Phase.LAME_DUCK.name, 0.0, schedule.delay, "served as before, answers say close"),
-        (
-            Phase.DRAINING.name,
-            schedule.delay,
-            schedule.deadline,
-            "newcomers are refused, the rest finished",
-        ),
-        ("margin", schedule.deadline, kill, "for the exit"),
+        (Phase.LAME_DUCK.name, 0.0, delay, "serves as before, answers say close"),
+        (Phase.DRAINING.name, delay, deadline, "refuses newcomers, finishes the rest"),
+        ("margin", deadline, kill, "exits"),
     ]
     lines = [read.plan(), "", f"{'SIGTERM':11}|{'seconds':>{WIDTH}}"]
     for name, begin, finish, meaning in rows:

@@ -19,6 +19,12 @@ from gracefulworker.manifests.sources import InputError, Place, Source
 #: libyaml's parser, where PyYAML was built with it, is ten times as fast.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+#: Collections within each other; the parser can bear four times as many.
+MAX_DEPTH = 5_000
+
+#: In block style each level but the first begins further to the right, or after one more dash.
+_DEEP_BLOCK = re.compile(r"^[ \t?:-]{1000}", re.MULTILINE)
+
 #: How a template of Helm (Go), Jinja or Ansible looks before it is rendered.
 _TEMPLATE = re.compile(r"\{\{|\{%")
 
@@ -41,8 +47,7 @@ class Node:
     def __getitem__(self, key: str) -> Node:
         """What a mapping has under `key`."""
         if self._children is None:
-            self._children = {}
-            _collect(self._node, self._children, set())
+            self._children = _children(self._node)
         line, node = self._children.get(key, (self.line, None))
         return Node(node, self.file, line, f"{self.field}.{key}" if self.field else key)
 
@@ -92,22 +97,50 @@ class Node:
         return Place(self.file, self.line, self.field)
 
 
-def _collect(node: Any, children: dict[str, tuple[int, Any]], seen: set[int]) -> None:
-    """Gather a mapping's children, those of ``<<`` merges too, which may refer to themselves."""
-    if not isinstance(node, yaml.MappingNode) or id(node) in seen:
-        return
-    seen.add(id(node))
-    merged: list[Any] = []
-    for key, value in node.value:
-        if str(key.tag).endswith(":merge"):
-            merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
-        elif isinstance(key, yaml.ScalarNode):
-            children[str(key.value)] = (key.start_mark.line + 1, value)
-    for other in merged:
-        inherited: dict[str, tuple[int, Any]] = {}
-        _collect(other, inherited, seen)
-        for name, child in inherited.items():
-            children.setdefault(name, child)
+def _children(mapping: Any) -> dict[str, tuple[int, Any]]:
+    """Return line and node for each key, those of ``<<`` merges too.
+
+    A merge can refer to what holds it, and a chain of them can be long: no recursion here.
+    """
+    children: dict[str, tuple[int, Any]] = {}
+    seen: set[int] = set()
+    waiting = [mapping]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.SequenceNode) and node is not mapping:
+            waiting += reversed(node.value)
+        if not isinstance(node, yaml.MappingNode) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        own: dict[str, tuple[int, Any]] = {}
+        for key, value in node.value:
+            if str(key.tag).endswith(":merge"):
+                waiting.append(value)
+            elif isinstance(key, yaml.ScalarNode):
+                own[str(key.value)] = (key.start_mark.line + 1, value)
+        # What stands nearer wins.
+        children = own | children
+    return children
+
+
+def _is_too_deep(text: str) -> bool:
+    """Tell whether the parser, which is recursive and written in C, would overflow its stack.
+
+    That happens at a depth between 20,000 and 30,000. Most texts cannot be so deep.
+
+    :raises yaml.YAMLError: when it is not YAML.
+    """
+    if text.count("[") + text.count("{") < MAX_DEPTH and not _DEEP_BLOCK.search(text):
+        return False
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            return True
+    return False
 
 
 def parse(source: Source) -> list[Node]:
@@ -120,6 +153,8 @@ def parse(source: Source) -> list[Node]:
         # YAML holds JSON, but for tabs between its tokens; within them JSON has none.
         text = text.replace("\t", " ")
     try:
+        if _is_too_deep(text):
+            raise RecursionError
         roots = [root for root in yaml.compose_all(text, Loader=_LOADER) if root is not None]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

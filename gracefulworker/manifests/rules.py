@@ -533,9 +533,11 @@ def options(server: Server) -> Iterator[Mistake]:
             "correct or remove it (`gunicorn --help` has all options)",
         )
     if server.refusal is not None and server.is_delayed:
-        yield Mistake(ERROR, server.place, server.refusal, refused, "as the sentence says")
+        place = server.place_of(server.refusal)
+        yield Mistake(ERROR, place, server.refusal, refused, "as the sentence says")
     for warning in server.ours.warnings if server.ours is not None else ():
-        yield Mistake(WARNING, server.place, warning, ignored, "as the sentence says")
+        place = server.place_of(warning)
+        yield Mistake(WARNING, place, warning, ignored, "as the sentence says")
 
 
 @rule("sidecar")
@@ -607,10 +609,9 @@ def unready(server: Server) -> Iterator[Mistake]:
     is_probed = classes & {"alb", "gce", "gce-internal", "haproxy"}
     if not services or direct or is_probed or server.cluster.target_groups:
         return
-    node = server.variable("GRACEFUL_UNREADY")
     yield Mistake(
         WARNING,
-        node.place if node.text else server.place,
+        server.place_of("GRACEFUL_UNREADY"),
         "graceful_unready is set, and only kube-proxy stands in front",
         "when all pods are leaving (a node goes, one replica is left) kube-proxy would still use "
         "one that is ready, and now has none: connection refused",
@@ -648,7 +649,7 @@ def no_delay(server: Server) -> Iterator[Mistake]:
         fix += " (should a config file in the image do so already, give it with -c)"
     yield Mistake(
         ERROR if server.pod is not None else WARNING,
-        server.place,
+        server.place_of("GRACEFUL_DELAY"),
         f"gunicorn (worker class {name}) stops as soon as SIGTERM arrives, and there is no preStop "
         "hook",
         "for some seconds at each deploy new connections are refused: 502 from the balancer",

@@ -204,20 +204,15 @@ class Server:
         """Seconds that its preStop hook sleeps; 0 without a hook, None for any other hook."""
         return 0.0 if self.container is None else prestop_sleep(self.container.node)
 
-    def variable(self, name: str) -> Node:
-        """The field of the pod where an environment variable is set."""
-        assert self.container is not None
-        for entry in self.container.node["env"]:
-            if entry["name"].text == name:
-                return entry["value"]
-        return self.container.node["env"]
+    def place_of(self, words: str) -> Place:
+        """Where the first variable of the container stands that is named in `words`.
 
-    def place_of(self, source: str) -> Place:
-        """Where the settings of a source (`configuration`'s words) stand."""
-        if source == configuration.ENVIRONMENT and self.container is not None:
-            node = self.variable("GUNICORN_CMD_ARGS")
-            if node:
-                return node.place
+        Where gunicorn is started, if none is.
+        """
+        named = set(re.findall(r"\w+", words))
+        for entry in self.container.node["env"] if self.container is not None else ():
+            if entry["name"].text in named:
+                return entry["value"].place
         return self.place
 
 
@@ -446,8 +441,8 @@ class Reader:
             name = source["configMapRef"]["name"].text
             prefix = source["prefix"].text or ""
             config_map = self.cluster.config_maps.get(name or "")
-            for key, value in config_map["data"].pairs() if config_map else ():
-                environ[prefix + key] = value.text
+            for data, value in config_map["data"].pairs() if config_map else ():
+                environ[prefix + data] = value.text
         for entry in container["env"]:
             name = entry["name"].text or ""
             if entry["valueFrom"]:
@@ -512,8 +507,8 @@ def _referring(text: str, environ: Mapping[str, str | None]) -> str:
         if match[0] == "$$":
             return "$"
         # Kubernetes leaves a reference to nothing as it is written.
-        text = environ.get(match[1], match[0])
-        return f"${match[1]}" if text is None else text
+        known = environ.get(match[1], match[0])
+        return f"${match[1]}" if known is None else known
 
     return _REFERENCE.sub(value, text)
 
