@@ -462,6 +462,16 @@ def test_directory_with_other_files(check, write, tmp_path):
     assert (status, report["files"], found(report)) == (1, 1, ["no-delay"])
 
 
+def test_chart_in_a_directory_is_one_error(check, write, tmp_path):
+    write("chart/Chart.yaml", "name: web\n")
+    for name in ("deployment", "service"):
+        write(f"chart/templates/{name}.yaml", "{{- if .Values.web }}\n{{- end }}\n")
+    status, report = check(tmp_path)
+    assert status == 2
+    (error,) = report["unreadable"]
+    assert error["file"] == str(tmp_path / "chart" / "templates")
+
+
 def test_json_with_tabs(check, write):
     manifest = yaml.safe_load(deployment(["gunicorn", "app:app"]))
     path = write("web.json", json.dumps(manifest, indent="\t"))
@@ -620,3 +630,10 @@ def test_dockerfile_stages():
 
 def test_size_limit_is_far_above_a_large_chart():
     assert MAX_SIZE == 5_000_000
+
+
+def test_documentation_has_each_rule():
+    text = (TESTS.parent / "docs" / "check.md").read_text()
+    table = text.partition("## The rules")[2].partition("\n\nAn error")[0]
+    rows = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert rows == list(rules.RULES)

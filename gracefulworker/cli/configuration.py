@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import os
 import runpy
@@ -199,6 +200,7 @@ class _Refused(Exception):
     """What argparse would print before it ends the process."""
 
 
+@functools.cache
 def _parser() -> argparse.ArgumentParser:
     config = gunicorn.config.Config(prog="gunicorn")
     for setting in config.settings.values():

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from gracefulworker.manifests.sources import InputError, Place, Source
+from gracefulworker.manifests.sources import InputError, Place, Source, unrendered
 
 #: libyaml's parser, where PyYAML was built with it, is ten times as fast.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -166,13 +166,3 @@ def parse(source: Source) -> list[Node]:
     except RecursionError:
         raise InputError(source.file, 0, "is not read: its YAML is nested too deeply") from None
     return [Node(root, source.file, root.start_mark.line + 1, "") for root in roots]
-
-
-def unrendered(file: str, line: int) -> InputError:
-    """The error for a template."""
-    return InputError(
-        file,
-        line,
-        "is a template that has not been rendered: check what comes out of it, such as "
-        "`helm template . | gracefulworker check -`",
-    )

@@ -128,6 +128,18 @@ class Budget:
         return whole(self.used + MARGIN)
 
     @property
+    def fits(self) -> bool:
+        """Whether it does, or is let pass.
+
+        Stock's default graceful_timeout is as long as Kubernetes' default period: nobody chose
+        either, and what a preStop sleep takes away is missed by very slow requests only.
+        """
+        if self.needed <= self.pod.period:
+            return True
+        is_default = not self.is_chosen and not self.delay
+        return is_default and self.presleep + MARGIN <= self.pod.period
+
+    @property
     def severity(self) -> str:
         """Requests are cut, or there is no time for the exit alone."""
         return ERROR if self.used > self.pod.period else WARNING
@@ -144,10 +156,10 @@ class Budget:
         return " + ".join(f"{name} {value:g} s" for name, value in parts.items() if value)
 
     @property
-    def is_preStop_alone(self) -> bool:
+    def is_presleep_alone(self) -> bool:
         """Whether all would fit without the preStop hook, which our delay makes needless."""
-        fits = self.needed - self.presleep <= self.pod.period
-        return self.presleep > 0 and self.delay > 0 and fits
+        would_fit = self.needed - self.presleep <= self.pod.period
+        return self.presleep > 0 and self.delay > 0 and would_fit
 
     @property
     def is_unset_or_equal(self) -> bool:
@@ -163,11 +175,6 @@ def budget(server: Server) -> Budget | None:
     delay, finish = server.delay, server.finish
     if server.pod is None or server.container is None or delay is None or finish is None:
         return None
-    if not server.is_delayed and "graceful_timeout" not in server.read.given:
-        # Stock's default is as long as Kubernetes' own: nobody chose anything, and the time that a
-        # preStop sleep takes away is missed only by requests of more than that.
-        presleep = server.presleep() or 0.0
-        finish = min(finish, max(server.pod.period - presleep - MARGIN, 0.0))
     return Budget(
         server.pod,
         server.container,
@@ -186,9 +193,9 @@ def _period_place(pod: Pod) -> Place:
 def grace_period(server: Server) -> Iterator[Mistake]:
     """preStop, delay and graceful_timeout together are longer than the period."""
     sums = budget(server)
-    if sums is None or sums.needed <= sums.pod.period:
+    if sums is None or sums.fits:
         return
-    if sums.is_preStop_alone or sums.is_unset_or_equal:
+    if sums.is_presleep_alone or sums.is_unset_or_equal:
         return
     shorter = "lower graceful_timeout"
     if sums.delay:
@@ -213,7 +220,7 @@ def prestop(server: Server) -> Iterator[Mistake]:
     if sums.needed <= sums.pod.period:
         severity = WARNING
         effect = f"nothing is lost, but each pod takes {sums.presleep:g} s longer to go"
-    elif sums.is_preStop_alone:
+    elif sums.is_presleep_alone:
         severity = ERROR
         effect = "the time for requests under way is too short by that: they are cut by SIGKILL"
     else:
@@ -501,9 +508,9 @@ def _unanswered(server: Server, name: str, get: Node) -> Iterator[Mistake]:
 def graceful_timeout(server: Server) -> Iterator[Mistake]:
     """A graceful_timeout that was chosen, and a period that was forgotten or is just as long."""
     sums = budget(server)
-    if sums is None or sums.needed <= sums.pod.period:
+    if sums is None or sums.fits:
         return
-    if sums.is_preStop_alone or not sums.is_unset_or_equal:
+    if sums.is_presleep_alone or not sums.is_unset_or_equal:
         return
     is_set = bool(sums.pod.spec["terminationGracePeriodSeconds"])
     period = f"{sums.pod.period:g} s"

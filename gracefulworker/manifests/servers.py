@@ -20,7 +20,7 @@ from gracefulworker.cli.configuration import Configuration
 from gracefulworker.manifests import dockerfile, documents, launch
 from gracefulworker.manifests.documents import Node
 from gracefulworker.manifests.launch import Launch, Surroundings, Word
-from gracefulworker.manifests.sources import InputError, Place, Source
+from gracefulworker.manifests.sources import InputError, Place, Source, unrendered
 
 #: Kinds with a pod template in ``spec.template``; Rollout is Argo's.
 TEMPLATED = frozenset(
@@ -335,7 +335,7 @@ class Reader:
         lines = source.text.splitlines()[spec.line - 1 : spec.last_line] if spec else []
         for number, line in enumerate(lines):
             if _TEMPLATE.search(line):
-                raise documents.unrendered(source.file, spec.line + number)
+                raise unrendered(source.file, spec.line + number)
         name = document["metadata"]["name"].text or "without a name"
         self.pods.append(Pod(kind, name, document, metadata, spec))
 

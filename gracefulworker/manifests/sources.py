@@ -40,6 +40,16 @@ class InputError(Exception):
         self.message = message
 
 
+def unrendered(file: str, line: int) -> InputError:
+    """The error for a template, or a directory of templates."""
+    return InputError(
+        file,
+        line,
+        "is a template that has not been rendered: check what comes out of it, such as "
+        "`helm template . | gracefulworker check -`",
+    )
+
+
 @dataclass(frozen=True)
 class Place:
     """Where something stands: `line` counts from 1, `field` is a path such as ``spec.replicas``."""
@@ -78,11 +88,15 @@ def read(path: str) -> Iterator[Source | InputError]:
             below[:] = sorted(
                 d for d in below if not d.startswith(".") and d not in SKIPPED_DIRECTORIES
             )
+            if "Chart.yaml" in names and "templates" in below:
+                below.remove("templates")
+                yield unrendered(os.path.join(directory, "templates"), 0)
             for name in sorted(names):
                 file = os.path.join(directory, name)
                 kind = _kind(name)
                 # A JSON file in a directory is rarely a manifest; one that is can be named.
-                if kind is not None and not name.endswith(".json") and os.path.isfile(file):
+                is_other = name.startswith(".") or name.endswith(".json")
+                if kind is not None and not is_other and os.path.isfile(file):
                     yield _read_file(file, kind)
 
 
