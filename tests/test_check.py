@@ -478,6 +478,32 @@ def test_json_with_tabs(check, write):
     assert found(check(path)[1]) == ["no-delay"]
 
 
+def test_characters_that_cannot_be_printed(capsys, tmp_path):
+    path = tmp_path / "a\udcff.yaml"
+    text = deployment(["gunicorn", "app:app"]).replace("name: app", 'name: "a\\nb\\e[2J"')
+    path.write_text(text)
+    assert cli.main(["check", str(path)]) == 1
+    first, where, *_ = capsys.readouterr().out.splitlines()
+    assert "/a\\udcff.yaml:" in first
+    assert "container a\\nb\\x1b[2J: " in where
+
+
+def test_directory_that_cannot_be_read(check, tmp_path, monkeypatch):
+    """Permissions do not hold back root, so the directory vanishes between two calls."""
+    monkeypatch.setattr(os.path, "isdir", lambda path: True)
+    status, report = check(tmp_path / "gone")
+    assert status == 2
+    assert report["unreadable"][0]["message"] == "cannot be read: No such file or directory"
+
+
+def test_config_file_that_changes_the_directory(check, write):
+    manifest = write("web.yaml", deployment(["gunicorn", "app:app"]))
+    config = write("conf.py", "import os, sys\nos.chdir('/')\nsys.path.clear()\n")
+    before = os.getcwd(), list(sys.path)
+    assert found(check(manifest, "-c", config)[1]) == ["no-delay"]
+    assert (os.getcwd(), sys.path) == before
+
+
 def test_usage_errors():
     with pytest.raises(SystemExit) as ended:
         cli.main(["check"])

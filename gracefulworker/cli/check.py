@@ -11,9 +11,9 @@ import argparse
 import dataclasses
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from gracefulworker.cli.configuration import ConfigFileError
+from gracefulworker.configuration import ConfigFileError
 
 if TYPE_CHECKING:
     from gracefulworker.manifests import rules
@@ -87,16 +87,17 @@ def _flat(finding: rules.Finding) -> dict[str, object]:
 
 def _print(report: dict[str, Any]) -> None:
     for one in report["findings"]:
-        print(f"{one['file']}:{one['line']}: {one['severity']}: {one['rule']}: {one['mistake']}")
+        place = f"{one['file']}:{one['line']}"
+        _line(f"{place}: {one['severity']}: {one['rule']}: {one['mistake']}")
         where = f"{one['server']}: {one['field']}" if one["field"] else one["server"]
-        print(f"    where    {where}")
-        print(f"    clients  {one['effect']}")
-        print(f"    fix      {one['fix']}")
+        _line(f"    where    {where}")
+        _line(f"    clients  {one['effect']}")
+        _line(f"    fix      {one['fix']}")
     for one in report["unreadable"]:
         place = f"{one['file']}:{one['line']}" if one["line"] else one["file"]
-        print(f"{place}: {one['message']}", file=sys.stderr)
+        _line(f"{place}: {one['message']}", sys.stderr)
     for note in report["notes"]:
-        print(f"note: {note}", file=sys.stderr)
+        _line(f"note: {note}", sys.stderr)
     severities = [one["severity"] for one in report["findings"]]
     print(
         f"{_count(report['files'], 'file')}, {_count(report['servers'], 'gunicorn')}: "
@@ -108,6 +109,11 @@ def _print(report: dict[str, Any]) -> None:
             "no gunicorn was found: when the image starts it, name its Dockerfile too",
             file=sys.stderr,
         )
+
+
+def _line(text: str, stream: TextIO | None = None) -> None:
+    """Print one line, whatever characters the files and their names are made of."""
+    print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), file=stream)
 
 
 def _count(number: int, noun: str) -> str:

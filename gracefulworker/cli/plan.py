@@ -12,8 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from gracefulworker import settings
-from gracefulworker.cli import configuration
+from gracefulworker import configuration, settings
 from gracefulworker.phases import Phase, Schedule
 
 #: Characters from SIGTERM to SIGKILL.

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from gracefulworker import settings
-from gracefulworker.cli import configuration
-from gracefulworker.cli.configuration import Configuration
+from gracefulworker import configuration, settings
+from gracefulworker.configuration import Configuration
 from gracefulworker.manifests import dockerfile, documents, launch
 from gracefulworker.manifests.documents import Node
 from gracefulworker.manifests.launch import Launch, Surroundings, Word

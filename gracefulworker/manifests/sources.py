@@ -84,7 +84,8 @@ def read(path: str) -> Iterator[Source | InputError]:
     elif not os.path.isdir(path):
         yield _read_file(path)
     else:
-        for directory, below, names in os.walk(path):
+        failed: list[InputError] = []
+        for directory, below, names in os.walk(path, onerror=lambda e: failed.append(_failed(e))):
             below[:] = sorted(
                 d for d in below if not d.startswith(".") and d not in SKIPPED_DIRECTORIES
             )
@@ -98,6 +99,11 @@ def read(path: str) -> Iterator[Source | InputError]:
                 is_other = name.startswith(".") or name.endswith(".json")
                 if kind is not None and not is_other and os.path.isfile(file):
                     yield _read_file(file, kind)
+        yield from failed
+
+
+def _failed(error: OSError) -> InputError:
+    return InputError(str(error.filename), 0, f"cannot be read: {error.strerror or error}")
 
 
 def _kind(name: str) -> str | None:
@@ -122,7 +128,7 @@ def _read_file(file: str, kind: str | None = None) -> Source | InputError:
             data = stream.read(MAX_SIZE + 1)
             is_regular = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
     except OSError as error:
-        return InputError(file, 0, f"cannot be read: {error.strerror or error}")
+        return _failed(error)
     except ValueError as error:  # a NUL in the name
         return InputError(file, 0, f"cannot be read: {error}")
     if kind is None:

@@ -74,10 +74,10 @@ def load_names(location: str, environ: Mapping[str, str]) -> dict[str, object]:
     :raises ConfigFileError: when it cannot be run.
     """
     path = location.removeprefix("file:")
-    kept = dict(os.environ)
+    kept, kept_path, directory = dict(os.environ), list(sys.path), os.getcwd()
     os.environ.clear()
     os.environ.update(environ)
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, directory)
     try:
         # What it prints must not end up in our own output.
         with contextlib.redirect_stdout(sys.stderr):
@@ -88,7 +88,8 @@ def load_names(location: str, environ: Mapping[str, str]) -> dict[str, object]:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigFileError(f"the config file {path} cannot be run: {reason}") from error
     finally:
-        sys.path.remove(os.getcwd())
+        os.chdir(directory)
+        sys.path[:] = kept_path
         os.environ.clear()
         os.environ.update(kept)
 
