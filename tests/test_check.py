@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -105,6 +106,8 @@ def test_each_rule_has_a_fault():
 def test_finds_nothing_in_sound_files(check, path):
     status, report = check(path)
     assert (status, report["findings"], report["unreadable"]) == (0, [], [])
+    # These two start nothing by themselves; in all others there is something to judge.
+    assert bool(report["servers"]) == (path.name not in ("entrypoint.sh", "patch.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -166,19 +169,21 @@ def test_shell_above_gunicorn(check, write, text, is_held):
     assert (report["servers"], found(report)) == (1, ["sigterm-lost"] * is_held)
 
 
-@pytest.mark.parametrize("shell_name", ["dash", "bash"])
+@pytest.mark.parametrize("shell_name", ["dash", "bash", "busybox sh"])
 @pytest.mark.parametrize(
     "text", ["{}", "true && {}", "true; {}", "A=1 {}", "{} 2>&1", "{} | cat", "cd / && exec {}"]
 )
 def test_shells_do_what_the_rule_says(check, write, tmp_path, shell_name, text):
     """The same text is judged, and run: is the shell still there, or has it become the command?"""
-    words = [shell_name, "-c", text.format("gunicorn -k gracefulworker.gthread app:app")]
+    if shutil.which(shell_name.split()[0]) is None:
+        pytest.skip(f"there is no {shell_name} here")
+    words = [*shell_name.split(), "-c", text.format("gunicorn -k gracefulworker.gthread app:app")]
     _, report = check(write("web.yaml", deployment(words)))
 
     program = write("gunicorn", "#!/bin/sh\necho $$; exec sleep 60\n")
     program.chmod(0o755)
     process = subprocess.Popen(
-        [shell_name, "-c", text.format(program)],
+        [*shell_name.split(), "-c", text.format(program)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -3,10 +3,10 @@
 What may be changed here: `WRAPPERS` (programs that run the rest of their command line), and what
 each shell does with its last command.
 
-Which shells stay above what they run was tried with ``SHELL -c TEXT`` (dash 0.5.12, bash 5.2):
-dash stays unless the command has an ``exec``; bash replaces itself with the last command, unless
-that one has a redirection or stands in a pipeline; busybox does so with a single command. In a
-script file, any shell stays.
+Which shells stay above what they run was tried with ``SHELL -c TEXT`` (dash 0.5.12, bash 5.2,
+busybox 1.35): dash stays unless the command has an ``exec``; busybox replaces itself with the last
+command, unless that one stands in a pipeline; bash does so too, unless it has a redirection (before
+5.1 only with a single command). In a script file, any shell stays.
 """
 
 from __future__ import annotations
@@ -227,8 +227,8 @@ def _holder(command: shell.Command, kind: str, name: str, text: str) -> str | No
         return None
     all_commands = shell.commands(text)
     is_last = all_commands[-1].line == command.line and all_commands[-1].words == command.words
-    is_plain = is_last and not command.is_redirected and not _is_beside(command)
-    if is_plain and (kind == "bash" or (kind == "busybox" and len(all_commands) == 1)):
+    keeps = kind == "dash" or (kind == "bash" and command.is_redirected)
+    if is_last and not keeps and not _is_beside(command):
         return None
     return f"`{name} -c`" if name == kind else f"`{name} -c` ({kind})"
 
