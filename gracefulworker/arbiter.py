@@ -7,8 +7,10 @@ in its normal loop, so SIGTERM only moves the phase, and the loop goes on: in LA
 no class is patched: `Supervisor` replaces methods on the one arbiter instance, each of which that
 loop looks up by name (gunicorn 20.1 to 27). Each replacement says what it leans on.
 
-What may be changed here: what the arbiter does in each phase. Anything that workers must see goes
-through `gracefulworker.lifecycle`. Signal handlers note, flip and hand on: they never log or block.
+The listeners are `gracefulworker.gatekeeper`'s part, the workers `gracefulworker.crew`'s, the last
+words `gracefulworker.ending`'s. What may be changed here: what the arbiter does in each phase.
+Anything that workers must see goes through `gracefulworker.lifecycle`. Signal handlers note, flip
+and hand on: they never log or block.
 """
 
 from __future__ import annotations
@@ -20,9 +22,7 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
-from dataclasses import dataclass, fields
 from types import FrameType, SimpleNamespace
 from typing import Any
 
@@ -31,15 +31,14 @@ from gunicorn.errors import HaltServer
 
 from gracefulworker import gate, settings
 from gracefulworker.container import shell_as_pid1
+from gracefulworker.crew import Crew
+from gracefulworker.ending import is_held_by_threads, leave
+from gracefulworker.gatekeeper import Gatekeeper
 from gracefulworker.lifecycle import Lifecycle, Listeners, Slot
 from gracefulworker.phases import EXIT_CUT, KILL_MARGIN, REPEAT_WINDOW, Phase, Schedule
 
 #: Seconds between two looks at the handshakes under way.
 SETTLE_STEP = 0.02
-
-#: Seconds before a worker that failed to boot is tried again, doubled each time up to the second.
-RETRY_FIRST = 0.2
-RETRY_MOST = 5.0
 
 #: Seconds that a quick stop (SIGINT, SIGQUIT) waits for workers, as gunicorn's second SIGINT does.
 QUICK_LIMIT = 2
@@ -68,25 +67,6 @@ REPLACED = (
 
 class _LeaveReload(Exception):
     """Ends the wait for old workers in the arbiter's reload(), which blocks its main loop."""
-
-
-@dataclass
-class Totals:
-    """What the workers that are gone have counted since SIGTERM."""
-
-    accepted: int = 0
-    accepted_at: int = 0
-    served: int = 0
-    told_to_close: int = 0
-    closed_idle: int = 0
-    from_queue: int = 0
-    cut: int = 0
-
-    def fold(self, slot: Slot) -> None:
-        for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(slot, field.name)
-            together = max(mine, theirs) if field.name == "accepted_at" else mine + theirs
-            setattr(self, field.name, together)
 
 
 def supervise() -> Supervisor | None:
@@ -131,26 +111,12 @@ class Supervisor:
         self.log = arbiter.log
         self.lifecycle = Lifecycle()
         self.page = self.lifecycle.page
-        self.totals = Totals()
         self.began: str | None = None  # the signal that ended SERVING, once it has been logged
         self.term_signal = signal.SIGTERM
         self.quick: str | None = None  # SIGINT or SIGQUIT: stop at once
         self.quick_at = 0
         self.hurry = False  # a later SIGTERM: end the delay
         self.reloading = False
-        self.overlap_until = 0.0  # monotonic seconds
-        self.relieved: Any = None  # a worker that serves on until its relief has booted
-        self.relief_until = 0.0
-        self.any_booted = False
-        self.retry_after = 0.0  # monotonic seconds
-        self.retry_step = RETRY_FIRST
-        self.seats: list[Any] = []  # our workers whose slots have not been folded yet
-        self.spawning: Slot | None = None  # of a worker that is built and about to be forked
-        self.unix_paths = gate.UnixPaths()
-        self.queue_emptied = False
-        self.killed_at_deadline = False
-        self.ungated: list[Any] = []
-        self.tcp_ports: frozenset[int] = frozenset()
         try:
             self.read_settings()
         except settings.SettingsError as error:
@@ -161,6 +127,8 @@ class Supervisor:
             self.settings = settings.read(self.cfg, {}, {})
             self.schedule = Schedule(self.settings.delay, self.settings.finish)
         self.stock = SimpleNamespace(**{name: getattr(arbiter, name) for name in REPLACED})
+        self.crew = Crew(arbiter, self.stock, self.page)
+        self.gatekeeper = Gatekeeper(arbiter, self.page)
         for name in REPLACED:
             setattr(arbiter, name, getattr(self, name))
         self.wake_fd, self.wake_push_fd = os.pipe()
@@ -205,8 +173,8 @@ class Supervisor:
             # A forked worker that has not installed its own handlers yet.
             if number != signal.SIGTERM:
                 os._exit(0)
-            if self.spawning is not None:
-                self.spawning.term_at = now
+            if self.crew.spawning is not None:
+                self.crew.spawning.term_at = now
             return
         if number == signal.SIGTERM or (number == signal.SIGINT and self.sigint_is_term(now)):
             self.note_term(now, number)
@@ -292,20 +260,15 @@ class Supervisor:
     def stop_quickly(self, handler: Any) -> None:
         # Arbiter.stop waits as long as graceful_timeout says, also for a quick stop.
         self.arbiter.cfg.set("graceful_timeout", QUICK_LIMIT)
-        if self.listeners_are_ours():
-            # Arbiter.stop would unlink by name alone, and fails on an abstract one.
-            self.unix_paths.unlink()
-            self.close_listeners(self.arbiter.LISTENERS)
+        self.gatekeeper.leave_at_once()
         handler()
 
     def handle_hup(self) -> None:
         """Arbiter.handle_hup, whose wait for old workers SIGTERM, SIGINT and SIGQUIT end."""
         if self.refused("SIGHUP"):
             return
-        if any(worker.slot.booted for worker in self.our_workers()):
-            self.dismiss_booting()  # a former HUP's, which this one replaces
+        self.crew.begin_overlap(self.settings.overlap)
         self.reloading = True
-        self.overlap_until = time.monotonic() + self.settings.overlap
         try:
             self.stock.handle_hup()
         except _LeaveReload:
@@ -330,24 +293,21 @@ class Supervisor:
         self.log.info("%s refused: shutting down", name)
         return True
 
-    # Workers
+    # The arbiter's methods that its main loop calls
 
     def seat(self, worker: Any) -> Slot:
-        """A slot for a worker of ours, from its `__init__` (in the arbiter, before the fork)."""
-        self.spawning = self.page.take_slot()
-        self.seats.append(worker)
-        return self.spawning
+        """A worker's slot; its `__init__` asks for it."""
+        return self.crew.seat(worker)
 
     def spawn_workers(self) -> None:
         """Arbiter.spawn_workers, with back-off after a failed boot."""
-        if time.monotonic() >= self.retry_after:
-            self.stock.spawn_workers()
+        self.crew.spawn_missing()
 
     def spawn_worker(self) -> Any:
         """Arbiter.spawn_worker; in the child it ends in SystemExit, and here in `leave`."""
         self.reread_settings()
-        self.unix_paths.remember(self.arbiter.LISTENERS)
-        if not self.ours:
+        self.gatekeeper.remember()
+        if not self.crew.are_ours():
             # Arbiter.stop and the stock workers look at no other figure.
             self.arbiter.cfg.set("graceful_timeout", max(1, math.floor(self.settings.finish)))
         try:
@@ -358,83 +318,30 @@ class Supervisor:
             raise
         except OSError as error:
             # No process or descriptor is left for it. Those that serve must not pay for that.
-            if self.page.phase == Phase.SERVING or not self.ours:
+            if self.page.phase == Phase.SERVING or not self.crew.are_ours():
                 raise
-            self.back_off(f"A worker could not be started: {error}.")
+            self.crew.could_not_start(f"A worker could not be started: {error}.")
             return None
         finally:
-            self.spawning = None
-
-    @property
-    def ours(self) -> bool:
-        """Whether the workers are of our classes, which know how to drain."""
-        return hasattr(self.arbiter.worker_class, "look")
+            self.crew.spawning = None
 
     def manage_workers(self) -> None:
         """Arbiter.manage_workers, called in each pass of the main loop: the tick of the phases."""
         self.tick()
-        if self.page.phase >= Phase.DRAINING:
-            return
-        booting = any(not worker.slot.booted for worker in self.our_workers())
-        if time.monotonic() < self.overlap_until and booting:
-            return  # HUP: the old ones serve until all the new ones do
-        self.overlap_until = 0.0
-        self.relieve_one(booting)
-        leaving = {worker.pid for worker in self.our_workers() if worker.slot.retire}
-        if not leaving and self.relieved is None:
-            self.stock.manage_workers()
-            return
-        # Those that leave are replaced now, not when they have gone, and do not count as too many.
-        staying = [pid for pid in self.arbiter.WORKERS if pid not in leaving]
-        staying.sort(key=lambda pid: self.arbiter.WORKERS[pid].age)
-        missing = self.arbiter.num_workers + (self.relieved is not None) - len(staying)
-        if missing > 0 and time.monotonic() >= self.retry_after:
-            for _ in range(missing):
-                self.arbiter.spawn_worker()
-        for pid in staying[: max(-missing, 0)]:
-            self.arbiter.kill_worker(pid, signal.SIGTERM)
-
-    def our_workers(self) -> list[Any]:
-        """The living workers of our classes (a HUP can change the class)."""
-        return [worker for worker in self.arbiter.WORKERS.values() if hasattr(worker, "slot")]
-
-    def relieve_one(self, booting: bool) -> None:
-        """Let a worker that wants to recycle itself go, one at a time, when its relief serves."""
-        ours = self.our_workers()
-        now = time.monotonic()
-        if self.relieved not in ours:
-            self.relieved = None
-        if self.relieved is None and not booting and len(ours) >= self.arbiter.num_workers:
-            wishes = [worker for worker in ours if worker.slot.wants_to_retire]
-            if wishes and not any(worker.slot.retire for worker in ours):
-                self.relieved = min(wishes, key=lambda worker: worker.age)
-                self.relief_until = now + self.settings.overlap
-                booting = not self.arbiter.cfg.reload  # its relief is spawned in this pass
-        if self.relieved is not None and (not booting or now >= self.relief_until):
-            # No signal, as in gunicorn's max_requests: the application may take SIGTERM for itself.
-            self.order_to_retire(self.relieved)
-            self.relieved = None
+        if self.page.phase < Phase.DRAINING:
+            self.crew.manage(self.settings.overlap)
 
     def murder_workers(self) -> None:
         """Arbiter.murder_workers; in its graceful time a worker has the deadline as its limit."""
-        if self.page.phase >= Phase.DRAINING:
-            return
-        now = time.monotonic()
-        for worker in self.our_workers():
-            if now < worker.excused_until:
-                worker.tmp.notify()  # its heartbeat, which a busy sync worker cannot give
-        self.stock.murder_workers()
+        if self.page.phase < Phase.DRAINING:
+            self.crew.excuse()
+            self.stock.murder_workers()
 
     def kill_worker(self, pid: int, number: int) -> None:
         """Arbiter.kill_worker; a SIGTERM from here is an order, unlike one from elsewhere."""
-        worker = self.arbiter.WORKERS.get(pid)
-        if number == signal.SIGTERM and hasattr(worker, "slot") and not worker.slot.retire:
-            self.order_to_retire(worker)
+        if number == signal.SIGTERM:
+            self.crew.order_to_retire(self.arbiter.WORKERS.get(pid))
         self.stock.kill_worker(pid, number)
-
-    def order_to_retire(self, worker: Any) -> None:
-        worker.slot.retire = 1
-        worker.excused_until = time.monotonic() + worker.cfg.graceful_timeout + KILL_MARGIN
 
     def reap_workers(self) -> None:
         """Arbiter.reap_workers; a failed boot does not end a service that is shutting down."""
@@ -442,48 +349,16 @@ class Supervisor:
             try:
                 self.stock.reap_workers()
             except HaltServer as failure:
-                self.fold_gone()
-                if not self.survives(failure):
+                self.crew.fold_gone()
+                if not self.crew.outlives_failed_boot(failure.reason):
                     raise
                 continue
             break
-        self.fold_gone()
-        if self.reloading and (self.ours or self.quick or self.page.phase > Phase.SERVING):
+        self.crew.fold_gone()
+        if self.reloading and (
+            self.crew.are_ours() or self.quick or self.page.phase > Phase.SERVING
+        ):
             raise _LeaveReload
-
-    def survives(self, failure: HaltServer) -> bool:
-        """Whether the service goes on after a worker failed to boot."""
-        phase = self.page.phase
-        if phase == Phase.SERVING or not self.ours or not self.any_booted:
-            return False
-        for pid in list(self.arbiter.WORKERS):
-            if not _exists(pid):
-                del self.arbiter.WORKERS[pid]  # gunicorn 25 raises before it does this
-        self.back_off(failure.reason)
-        return True
-
-    def back_off(self, reason: str) -> None:
-        self.log.warning("%s Next try in %.1f s", reason, self.retry_step)
-        self.retry_after = time.monotonic() + self.retry_step
-        self.retry_step = min(self.retry_step * 2, RETRY_MOST)
-
-    def fold_gone(self) -> None:
-        """Add up and free the slots of workers that have been reaped."""
-        alive = {id(worker) for worker in self.arbiter.WORKERS.values()}
-        staying = []
-        for worker in self.seats:
-            slot = worker.slot
-            self.any_booted = self.any_booted or bool(slot.booted)
-            if id(worker) in alive or (slot is self.spawning and worker.pid == "[booting]"):
-                staying.append(worker)
-                continue
-            worker.tmp.close()  # stock leaves it open after a failed boot
-            if self.page.phase > Phase.SERVING:
-                slot.cut += slot.in_flight  # it did not come back to clear this
-                self.totals.fold(slot)
-            self.queue_emptied = self.queue_emptied or bool(slot.drained)
-            self.page.free_slot(slot)
-        self.seats = staying
 
     # The phases
 
@@ -510,126 +385,55 @@ class Supervisor:
         """The delay is over."""
         self.schedule = self.schedule.shortened(elapsed)
         deadline = self.page.term_at + round(self.schedule.deadline * _SECOND)
-        listeners = self.arbiter.LISTENERS
-        self.tcp_ports = gate.ports(listeners)
-        if not self.listeners_are_ours():
-            state = Listeners.LEFT
-        elif self.arbiter.cfg.reuse_port:
-            # Each worker has its own; the kernel still picks a gated one among them, and its SYN
-            # is then dropped.
-            state = Listeners.SEALED
-        else:
-            self.ungated = [listener for listener in listeners if not gate.shut(listener)]
-            if self.ungated:
-                self.log.debug(
-                    "this kernel cannot gate %s: a close may reset newcomers",
-                    ", ".join(map(str, self.ungated)),
-                )
-            state = Listeners.SEALED if self.ungated == listeners else Listeners.GATED
+        state = self.gatekeeper.shut()
         self.lifecycle.begin_draining(now, deadline, state)
         self.log.info(
             "draining: %s, up to %.1f s for what is in flight",
             "leaving newcomers to others" if state == Listeners.LEFT else "refusing newcomers",
             self.schedule.finish,
         )
-        for pid, worker in list(self.arbiter.WORKERS.items()):
-            if self.ours and not hasattr(worker, "slot"):
-                self.kill_worker(pid, signal.SIGTERM)  # left over from before a HUP
+        self.crew.dismiss_strangers()
         if state != Listeners.GATED:
-            self.seal()
-
-    def listeners_are_ours(self) -> bool:
-        """Whether nobody else serves from them: no USR2 upgrade under way, not systemd's."""
-        arbiter = self.arbiter
-        return bool(arbiter.reexec_pid == arbiter.master_pid == 0 and not arbiter.systemd)
-
-    def seal(self) -> None:
-        """Nothing more will come into the accept queues."""
-        if self.page.listeners == Listeners.GATED:
-            self.page.listeners = Listeners.SEALED
-            # As long as one process has an open one that is not gated, clients hang in its queue.
-            self.close_listeners(self.ungated)
-        elif self.ours:
-            self.close_listeners(self.arbiter.LISTENERS)
-        if self.page.listeners != Listeners.LEFT:
-            self.unix_paths.unlink()
-
-    def close_listeners(self, listeners: list[Any]) -> None:
-        self.arbiter.LISTENERS = [one for one in self.arbiter.LISTENERS if one not in listeners]
-        for listener in listeners:
-            listener.close()
+            self.gatekeeper.seal(self.crew.are_ours())
 
     def watch_drain(self, now: int) -> None:
         since = (now - self.page.drain_at) / _SECOND
         if self.page.listeners == Listeners.GATED:
-            if not self.settled(since):
+            if not self.gatekeeper.settled(since):
                 alarm_in(max(gate.SETTLE_MIN - since, SETTLE_STEP))
                 return
-            self.seal()
-        if not self.ours:
+            self.gatekeeper.seal(self.crew.are_ours())
+        if not self.crew.are_ours():
             raise StopIteration  # Arbiter.stop does the rest, in the way that these workers know
         left = (self.page.deadline - now) / _SECOND + KILL_MARGIN
         if left <= 0:
-            self.kill_the_rest()
-        elif self.arbiter.WORKERS:
-            fds = [listener.fileno() for listener in self.arbiter.LISTENERS]
-            if any(worker.slot.booted for worker in self.our_workers()) or not gate.readable(fds):
-                self.dismiss_booting()
-        elif self.queue_emptied or not self.arbiter.LISTENERS or left <= KILL_MARGIN:
+            if not self.arbiter.WORKERS:
+                self.finish()
+            self.crew.kill_the_rest()
+            return
+        if self.arbiter.WORKERS:
+            if self.crew.any_serves() or not self.gatekeeper.someone_waits():
+                self.crew.dismiss_booting()
+        elif self.crew.queue_emptied or not self.arbiter.LISTENERS or left <= KILL_MARGIN:
             self.finish()
-        elif time.monotonic() >= self.retry_after:
+        elif self.crew.back_off.over():
             # The last worker died and left an accept queue behind.
-            self.retry_after = time.monotonic() + self.retry_step
+            self.crew.back_off.begin()
             self.arbiter.spawn_worker()
-        if left > 0:
-            alarm_in(left)
-
-    def settled(self, since: float) -> bool:
-        """Whether no handshake is under way any more, `since` seconds after the gate."""
-        if since < gate.SETTLE_MIN:
-            return False
-        if since >= gate.SETTLE_MAX:
-            return True
-        under_way = [gate.handshakes_under_way(port) for port in self.tcp_ports]
-        return not any(under_way) and (None not in under_way or since >= gate.SETTLE_BLIND)
-
-    def dismiss_booting(self) -> None:
-        """End workers that are still booting; nobody waits for them."""
-        for worker in self.our_workers():
-            if not worker.slot.booted:
-                worker.slot.dismissed = 1
-                if not worker.slot.booted:  # else it has seen the line above, or serves
-                    self.stock.kill_worker(worker.pid, signal.SIGQUIT)
-
-    def kill_the_rest(self) -> None:
-        """The arbiter's deadline: who has not ended is stuck where Python cannot reach it."""
-        if not self.arbiter.WORKERS:
-            self.finish()
-        if not self.killed_at_deadline:
-            for worker in self.our_workers():
-                self.log.warning(
-                    "worker (pid: %s) is still there after the deadline, with %d requests: killed",
-                    worker.pid,
-                    worker.slot.in_flight,
-                )
-                if not worker.slot.in_flight:
-                    worker.slot.cut += 1
-        self.killed_at_deadline = True
-        for pid in list(self.arbiter.WORKERS):
-            self.stock.kill_worker(pid, signal.SIGKILL)
+        alarm_in(left)
 
     def finish(self) -> None:
         """No worker is left: leave the main loop by the ways that Arbiter.run knows."""
-        if self.totals.cut:
-            raise HaltServer(f"{self.totals.cut} requests were cut", EXIT_CUT)
+        if cut := self.crew.totals.cut:
+            raise HaltServer(f"{cut} requests were cut", EXIT_CUT)
         raise StopIteration
 
     # The end
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
         """Arbiter.halt, which ends in SystemExit; the last line in the log is ours."""
-        if self.page.phase == Phase.DRAINING and self.ours and not self.quick:
-            self.close_listeners(self.arbiter.LISTENERS)
+        if self.page.phase == Phase.DRAINING and self.crew.are_ours() and not self.quick:
+            self.gatekeeper.close_all()
             self.page.phase = Phase.STOPPED
             left = (self.page.deadline - time.monotonic_ns()) / _SECOND + KILL_MARGIN
             alarm_in(max(left, KILL_MARGIN))
@@ -637,37 +441,12 @@ class Supervisor:
             self.stock.halt(reason=reason, exit_status=exit_status)
         except SystemExit as stop:
             if self.began is not None or self.quick is not None:
-                self.fold_gone()
-                self.summarise()
-            if any(not thread.daemon for thread in _other_threads()):
-                leave(stop)  # the interpreter would join them
+                self.crew.fold_gone()
+                began = self.page.term_at or self.quick_at
+                self.crew.totals.summarise(self.log, began, self.quick)
+            if is_held_by_threads():
+                leave(stop)
             raise
-
-    def summarise(self) -> None:
-        totals = self.totals
-        began = self.page.term_at or self.quick_at
-        took = (time.monotonic_ns() - began) / _SECOND
-        how = f"quick ({self.quick})" if self.quick else "cut" if totals.cut else "clean"
-        newest = "no new connection"
-        if totals.accepted:
-            newest = f"last new connection +{(totals.accepted_at - began) / _SECOND:.1f} s"
-        self.log.info(
-            "stopped: %s after %.1f s; served %d after SIGTERM, %s, told to close %d,"
-            " closed idle %d, from the queue %d, cut %d",
-            how,
-            took,
-            totals.served,
-            newest,
-            totals.told_to_close,
-            totals.closed_idle,
-            totals.from_queue,
-            totals.cut,
-            extra={
-                "graceful_outcome": how,
-                "graceful_seconds": round(took, 3),
-                **{f"graceful_{f.name}": getattr(totals, f.name) for f in fields(totals)},
-            },
-        )
 
 
 def alarm_in(seconds: float) -> None:
@@ -675,37 +454,8 @@ def alarm_in(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
 
 
-def _exists(pid: int) -> bool:
-    """Whether a child is there; one that has been reaped is not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def _has_terminal() -> bool:
     return any(
         stream is not None and not stream.closed and stream.isatty()
         for stream in (sys.stdin, sys.stderr)
     )
-
-
-def _other_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-
-
-def leave(stop: SystemExit) -> None:
-    """End this process now: the user's atexit code runs, non-daemon threads are not joined.
-
-    The interpreter's own way out joins them first, and a thread pool's with them, however long
-    they take; nothing else gets past them (bpo-37788).
-    """
-    status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-    try:
-        atexit._run_exitfuncs()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(AttributeError, ValueError, OSError):
-                stream.flush()  # None, closed, or a pipe whose reader has gone
-        os._exit(status & 0xFF)

@@ -82,7 +82,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
     def handle_quit(self, number: int, frame: Any) -> None:
         """ThreadWorker.handle_quit without its tpool.shutdown, whose lock submit() may hold.
 
-        The pool's threads are not joined: see `arbiter.leave`.
+        The pool's threads are not joined: see `ending.leave`.
         """
         self._serving = False
         Worker.handle_quit(self, number, frame)

@@ -1,0 +1,227 @@
+"""The arbiter's part in the workers: who is spawned, who leaves, and in which order.
+
+gunicorn replaces a worker when it has gone. Here its successor serves before it leaves: at HUP the
+old ones leave together when all new ones have booted, at max_requests one at a time. A worker that
+fails to boot is tried again while others serve.
+
+What may be changed here: that order, and how long it is waited for. Only the main loop calls any
+of this. A worker of another class (hooks, or from before a HUP) has no slot and is gunicorn's.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import SimpleNamespace
+from typing import Any
+
+from gracefulworker.ending import Totals
+from gracefulworker.lifecycle import Page, Slot
+from gracefulworker.phases import KILL_MARGIN, Phase
+
+#: Seconds before a worker that failed to boot is tried again, doubled each time up to the second.
+RETRY_FIRST = 0.2
+RETRY_MOST = 5.0
+
+
+class BackOff:
+    """Time between two tries to start a worker."""
+
+    def __init__(self) -> None:
+        self.step = RETRY_FIRST
+        self._due = 0.0  # monotonic seconds
+
+    def over(self) -> bool:
+        return time.monotonic() >= self._due
+
+    def begin(self) -> None:
+        self._due = time.monotonic() + self.step
+
+    def lengthen(self) -> None:
+        self.step = min(self.step * 2, RETRY_MOST)
+
+
+class Crew:
+    """The workers of one arbiter, which are in its `WORKERS`.
+
+    :param stock: the arbiter's own methods that are replaced on it.
+    """
+
+    def __init__(self, arbiter: Any, stock: SimpleNamespace, page: Page) -> None:
+        self.arbiter = arbiter
+        self.stock = stock
+        self.page = page
+        self.totals = Totals()
+        self.queue_emptied = False
+        self.spawning: Slot | None = None  # of a worker that is built and about to be forked
+        self.any_booted = False
+        self.back_off = BackOff()
+        self._seats: list[Any] = []  # our workers whose slots have not been folded yet
+        self._overlap_until = 0.0  # monotonic seconds
+        self._relieved: Any = None  # a worker that serves on until its relief has booted
+        self._relief_until = 0.0
+        self._killed_at_deadline = False
+
+    # Who they are
+
+    def are_ours(self) -> bool:
+        """Whether the workers are of our classes, which know how to drain."""
+        return hasattr(self.arbiter.worker_class, "look")
+
+    def ours(self) -> list[Any]:
+        """The living workers of our classes (a HUP can change the class)."""
+        return [worker for worker in self.arbiter.WORKERS.values() if hasattr(worker, "slot")]
+
+    def any_serves(self) -> bool:
+        return any(worker.slot.booted for worker in self.ours())
+
+    def any_boots(self) -> bool:
+        return any(not worker.slot.booted for worker in self.ours())
+
+    # Slots
+
+    def seat(self, worker: Any) -> Slot:
+        """A slot for a worker of ours, from its `__init__` (in the arbiter, before the fork)."""
+        self.spawning = self.page.take_slot()
+        self._seats.append(worker)
+        return self.spawning
+
+    def fold_gone(self) -> None:
+        """Add up and free the slots of workers that have been reaped."""
+        alive = {id(worker) for worker in self.arbiter.WORKERS.values()}
+        staying = []
+        for worker in self._seats:
+            slot = worker.slot
+            self.any_booted = self.any_booted or bool(slot.booted)
+            if id(worker) in alive or (slot is self.spawning and worker.pid == "[booting]"):
+                staying.append(worker)
+                continue
+            worker.tmp.close()  # stock leaves it open after a failed boot
+            if self.page.phase > Phase.SERVING:
+                slot.cut += slot.in_flight  # it did not come back to clear this
+                self.totals.fold(slot)
+            self.queue_emptied = self.queue_emptied or bool(slot.drained)
+            self.page.free_slot(slot)
+        self._seats = staying
+
+    # Spawning
+
+    def spawn_missing(self) -> None:
+        if self.back_off.over():
+            self.stock.spawn_workers()
+
+    def could_not_start(self, reason: str) -> None:
+        self.arbiter.log.warning("%s Next try in %.1f s", reason, self.back_off.step)
+        self.back_off.begin()
+        self.back_off.lengthen()
+
+    def outlives_failed_boot(self, reason: str) -> bool:
+        """Whether the service goes on after a worker failed to boot."""
+        if self.page.phase == Phase.SERVING or not self.are_ours() or not self.any_booted:
+            return False
+        for pid in list(self.arbiter.WORKERS):
+            if not _exists(pid):
+                del self.arbiter.WORKERS[pid]  # gunicorn 25 raises before it does this
+        self.could_not_start(reason)
+        return True
+
+    # Leaving
+
+    def begin_overlap(self, seconds: float) -> None:
+        """HUP: old workers serve on until all new ones have booted, so long at the most."""
+        if self.any_serves():
+            self.dismiss_booting()  # a former HUP's, which this one replaces
+        self._overlap_until = time.monotonic() + seconds
+
+    def manage(self, overlap: float) -> None:
+        """As many as there shall be; those that leave are replaced before they do.
+
+        :param overlap: seconds that a relief may take to boot.
+        """
+        booting = self.any_boots()
+        if time.monotonic() < self._overlap_until and booting:
+            return  # HUP: the old ones serve until all the new ones do
+        self._overlap_until = 0.0
+        self._relieve_one(booting, overlap)
+        leaving = {worker.pid for worker in self.ours() if worker.slot.retire}
+        if not leaving and self._relieved is None:
+            self.stock.manage_workers()
+            return
+        # Those that leave are replaced now, not when they have gone, and do not count as too many.
+        staying = [pid for pid in self.arbiter.WORKERS if pid not in leaving]
+        staying.sort(key=lambda pid: self.arbiter.WORKERS[pid].age)
+        missing = self.arbiter.num_workers + (self._relieved is not None) - len(staying)
+        if missing > 0 and self.back_off.over():
+            for _ in range(missing):
+                self.arbiter.spawn_worker()
+        for pid in staying[: max(-missing, 0)]:
+            self.arbiter.kill_worker(pid, signal.SIGTERM)
+
+    def _relieve_one(self, booting: bool, overlap: float) -> None:
+        """Let a worker that wants to recycle itself go, one at a time, when its relief serves."""
+        ours = self.ours()
+        now = time.monotonic()
+        if self._relieved not in ours:
+            self._relieved = None
+        if self._relieved is None and not booting and len(ours) >= self.arbiter.num_workers:
+            wishes = [worker for worker in ours if worker.slot.wants_to_retire]
+            if wishes and not any(worker.slot.retire for worker in ours):
+                self._relieved = min(wishes, key=lambda worker: worker.age)
+                self._relief_until = now + overlap
+                booting = not self.arbiter.cfg.reload  # its relief is spawned in this pass
+        if self._relieved is not None and (not booting or now >= self._relief_until):
+            # No signal, as in gunicorn's max_requests: the application may take SIGTERM for itself.
+            self.order_to_retire(self._relieved)
+            self._relieved = None
+
+    def order_to_retire(self, worker: Any) -> None:
+        if hasattr(worker, "slot") and not worker.slot.retire:
+            worker.slot.retire = 1
+            worker.excused_until = time.monotonic() + worker.cfg.graceful_timeout + KILL_MARGIN
+
+    def excuse(self) -> None:
+        """Give workers in their graceful time a heartbeat, which a busy sync worker cannot."""
+        now = time.monotonic()
+        for worker in self.ours():
+            if now < worker.excused_until:
+                worker.tmp.notify()
+
+    def dismiss_booting(self) -> None:
+        """End workers that are still booting; nobody waits for them."""
+        for worker in self.ours():
+            if not worker.slot.booted:
+                worker.slot.dismissed = 1
+                if not worker.slot.booted:  # else it has seen the line above, or serves
+                    self.stock.kill_worker(worker.pid, signal.SIGQUIT)
+
+    def dismiss_strangers(self) -> None:
+        """End workers that do not see the phase, left over from before a HUP."""
+        if self.are_ours():
+            for pid, worker in list(self.arbiter.WORKERS.items()):
+                if not hasattr(worker, "slot"):
+                    self.stock.kill_worker(pid, signal.SIGTERM)
+
+    def kill_the_rest(self) -> None:
+        """The arbiter's deadline: who has not ended is stuck where Python cannot reach it."""
+        if not self._killed_at_deadline:
+            for worker in self.ours():
+                self.arbiter.log.warning(
+                    "worker (pid: %s) is still there after the deadline, with %d requests: killed",
+                    worker.pid,
+                    worker.slot.in_flight,
+                )
+                if not worker.slot.in_flight:
+                    worker.slot.cut += 1
+        self._killed_at_deadline = True
+        for pid in list(self.arbiter.WORKERS):
+            self.stock.kill_worker(pid, signal.SIGKILL)
+
+
+def _exists(pid: int) -> bool:
+    """Whether a child is there; one that has been reaped is not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

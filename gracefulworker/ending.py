@@ -1,0 +1,90 @@
+"""The last words of an arbiter, and the way out of a process.
+
+What may be changed here: what the last log line says, and what may hold up an exit. `leave` is
+also a worker's way out.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, fields
+from typing import Any
+
+from gracefulworker.lifecycle import Slot
+
+_SECOND = 1_000_000_000
+
+
+@dataclass
+class Totals:
+    """What the workers that are gone have counted since SIGTERM."""
+
+    accepted: int = 0
+    accepted_at: int = 0
+    served: int = 0
+    told_to_close: int = 0
+    closed_idle: int = 0
+    from_queue: int = 0
+    cut: int = 0
+
+    def fold(self, slot: Slot) -> None:
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(slot, field.name)
+            together = max(mine, theirs) if field.name == "accepted_at" else mine + theirs
+            setattr(self, field.name, together)
+
+    def summarise(self, log: Any, began: int, quick: str | None) -> None:
+        """Log the last line: how the service ended.
+
+        :param began: ns of the signal that ended it.
+        :param quick: that signal's name, if it was one that stops at once.
+        """
+        took = (time.monotonic_ns() - began) / _SECOND
+        how = f"quick ({quick})" if quick else "cut" if self.cut else "clean"
+        newest = "no new connection"
+        if self.accepted:
+            newest = f"last new connection +{(self.accepted_at - began) / _SECOND:.1f} s"
+        log.info(
+            "stopped: %s after %.1f s; served %d after SIGTERM, %s, told to close %d,"
+            " closed idle %d, from the queue %d, cut %d",
+            how,
+            took,
+            self.served,
+            newest,
+            self.told_to_close,
+            self.closed_idle,
+            self.from_queue,
+            self.cut,
+            extra={
+                "graceful_outcome": how,
+                "graceful_seconds": round(took, 3),
+                **{f"graceful_{f.name}": getattr(self, f.name) for f in fields(self)},
+            },
+        )
+
+
+def is_held_by_threads() -> bool:
+    """Whether the interpreter would wait for a thread at its end."""
+    others = (t for t in threading.enumerate() if t is not threading.main_thread())
+    return any(not thread.daemon for thread in others)
+
+
+def leave(stop: SystemExit) -> None:
+    """End this process now: the user's atexit code runs, non-daemon threads are not joined.
+
+    The interpreter's own way out joins them first, and a thread pool's with them, however long
+    they take; nothing else gets past them (bpo-37788).
+    """
+    status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    try:
+        atexit._run_exitfuncs()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, ValueError, OSError):
+                stream.flush()  # None, closed, or a pipe whose reader has gone
+        os._exit(status & 0xFF)

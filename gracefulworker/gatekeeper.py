@@ -1,0 +1,94 @@
+"""The arbiter's part in the listeners: when they are gated, sealed and closed.
+
+`gracefulworker.gate` is how the kernel is asked; here is when, and for which of them. A listener
+that outlives us (USR2 upgrade, systemd's) is left alone.
+
+What may be changed here: the order of these steps. What workers do with their copies of the
+listeners follows from `Page.listeners`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gracefulworker import gate
+from gracefulworker.lifecycle import Listeners, Page
+
+
+class Gatekeeper:
+    """Holds the listeners of one arbiter, which are in its `LISTENERS`."""
+
+    def __init__(self, arbiter: Any, page: Page) -> None:
+        self.arbiter = arbiter
+        self.page = page
+        self.unix_paths = gate.UnixPaths()
+        self.ungated: list[Any] = []
+        self.tcp_ports: frozenset[int] = frozenset()
+
+    def remember(self) -> None:
+        """Note whose the paths of Unix listeners are, before each fork."""
+        self.unix_paths.remember(self.arbiter.LISTENERS)
+
+    def are_ours(self) -> bool:
+        """Whether nobody else serves from them: no USR2 upgrade under way, not systemd's."""
+        arbiter = self.arbiter
+        return bool(arbiter.reexec_pid == arbiter.master_pid == 0 and not arbiter.systemd)
+
+    def shut(self) -> Listeners:
+        """The delay is over: refuse newcomers, as far as the kernel can; what workers are told."""
+        listeners = self.arbiter.LISTENERS
+        self.tcp_ports = gate.ports(listeners)
+        if not self.are_ours():
+            return Listeners.LEFT
+        if self.arbiter.cfg.reuse_port:
+            # Each worker has its own; the kernel still picks a gated one among them, and its SYN
+            # is then dropped.
+            return Listeners.SEALED
+        self.ungated = [listener for listener in listeners if not gate.shut(listener)]
+        if self.ungated:
+            self.arbiter.log.debug(
+                "this kernel cannot gate %s: a close may reset newcomers",
+                ", ".join(map(str, self.ungated)),
+            )
+        return Listeners.SEALED if self.ungated == listeners else Listeners.GATED
+
+    def settled(self, since: float) -> bool:
+        """Whether no handshake is under way any more, `since` seconds after the gate."""
+        if since < gate.SETTLE_MIN:
+            return False
+        if since >= gate.SETTLE_MAX:
+            return True
+        under_way = [gate.handshakes_under_way(port) for port in self.tcp_ports]
+        return not any(under_way) and (None not in under_way or since >= gate.SETTLE_BLIND)
+
+    def seal(self, ours: bool) -> None:
+        """Nothing more will come into the accept queues.
+
+        :param ours: whether the workers are; else Arbiter.stop closes the listeners.
+        """
+        if self.page.listeners == Listeners.GATED:
+            self.page.listeners = Listeners.SEALED
+            # As long as one process has an open one that is not gated, clients hang in its queue.
+            self.close(self.ungated)
+        elif ours:
+            self.close_all()
+        if self.page.listeners != Listeners.LEFT:
+            self.unix_paths.unlink()
+
+    def someone_waits(self) -> bool:
+        """Whether there is a connection in an accept queue."""
+        return bool(gate.readable([listener.fileno() for listener in self.arbiter.LISTENERS]))
+
+    def leave_at_once(self) -> None:
+        """For a quick stop; Arbiter.stop would unlink by name alone, and not an abstract one."""
+        if self.are_ours():
+            self.unix_paths.unlink()
+            self.close_all()
+
+    def close_all(self) -> None:
+        self.close(self.arbiter.LISTENERS)
+
+    def close(self, listeners: list[Any]) -> None:
+        self.arbiter.LISTENERS = [one for one in self.arbiter.LISTENERS if one not in listeners]
+        for listener in listeners:
+            listener.close()
