@@ -35,6 +35,7 @@ from gracefulworker.crew import Crew
 from gracefulworker.ending import is_held_by_threads, leave
 from gracefulworker.gatekeeper import Gatekeeper
 from gracefulworker.lifecycle import Lifecycle, Listeners, Slot
+from gracefulworker.listener_sets import ListenerSets
 from gracefulworker.phases import EXIT_CUT, KILL_MARGIN, REPEAT_WINDOW, Phase, Schedule
 
 #: Seconds between two looks at the handshakes under way.
@@ -129,6 +130,7 @@ class Supervisor:
         self.stock = SimpleNamespace(**{name: getattr(arbiter, name) for name in REPLACED})
         self.crew = Crew(arbiter, self.stock, self.page)
         self.gatekeeper = Gatekeeper(arbiter, self.page)
+        self.sets = ListenerSets(arbiter)
         for name in REPLACED:
             setattr(arbiter, name, getattr(self, name))
         self.wake_fd, self.wake_push_fd = os.pipe()
@@ -306,19 +308,21 @@ class Supervisor:
     def spawn_worker(self) -> Any:
         """Arbiter.spawn_worker; in the child it ends in SystemExit, and here in `leave`."""
         self.reread_settings()
-        self.gatekeeper.remember()
-        if not self.crew.are_ours():
+        ours = self.crew.are_ours()
+        if not ours:
             # Arbiter.stop and the stock workers look at no other figure.
             self.arbiter.cfg.set("graceful_timeout", max(1, math.floor(self.settings.finish)))
         try:
-            return self.stock.spawn_worker()
+            with self.sets.dealt(self.crew.heirs(), ours):
+                self.gatekeeper.remember()
+                return self.stock.spawn_worker()
         except SystemExit as stop:
             if os.getpid() != self.pid:
                 leave(stop)
             raise
         except OSError as error:
             # No process or descriptor is left for it. Those that serve must not pay for that.
-            if self.page.phase == Phase.SERVING or not self.crew.are_ours():
+            if self.page.phase == Phase.SERVING or not ours:
                 raise
             self.crew.could_not_start(f"A worker could not be started: {error}.")
             return None
@@ -411,15 +415,15 @@ class Supervisor:
                 self.finish()
             self.crew.kill_the_rest()
             return
-        if self.arbiter.WORKERS:
-            if self.crew.any_serves() or not self.gatekeeper.someone_waits():
-                self.crew.dismiss_booting()
-        elif self.crew.queue_emptied or not self.arbiter.LISTENERS or left <= KILL_MARGIN:
+        if left > KILL_MARGIN and self.crew.is_missed():
+            # A worker died and left an accept queue behind.
+            if self.crew.back_off.over():
+                self.crew.back_off.begin()
+                self.arbiter.spawn_worker()
+        elif self.arbiter.WORKERS:
+            self.crew.dismiss_needless()
+        else:
             self.finish()
-        elif self.crew.back_off.over():
-            # The last worker died and left an accept queue behind.
-            self.crew.back_off.begin()
-            self.arbiter.spawn_worker()
         alarm_in(left)
 
     def finish(self) -> None:

@@ -16,6 +16,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+from gracefulworker import gate
 from gracefulworker.ending import Totals
 from gracefulworker.lifecycle import Page, Slot
 from gracefulworker.phases import KILL_MARGIN, Phase
@@ -53,13 +54,14 @@ class Crew:
         self.stock = stock
         self.page = page
         self.totals = Totals()
-        self.queue_emptied = False
+        self._emptied: set[Any] = set()  # listeners in whose queue nobody is left
         self.spawning: Slot | None = None  # of a worker that is built and about to be forked
         self.any_booted = False
         self.back_off = BackOff()
         self._seats: list[Any] = []  # our workers whose slots have not been folded yet
         self._overlap_until = 0.0  # monotonic seconds
-        self._relieved: Any = None  # a worker that serves on until its relief has booted
+        self._leaving_age = 0  # the age up to which workers leave, because of HUP
+        self._relieved: list[Any] = []  # workers that serve on until their relief has booted
         self._relief_until = 0.0
         self._killed_at_deadline = False
 
@@ -73,11 +75,33 @@ class Crew:
         """The living workers of our classes (a HUP can change the class)."""
         return [worker for worker in self.arbiter.WORKERS.values() if hasattr(worker, "slot")]
 
-    def any_serves(self) -> bool:
-        return any(worker.slot.booted for worker in self.ours())
+    def heirs(self) -> list[Any]:
+        """Those that stay, also when a HUP that is under way is over."""
+        return [worker for worker in self._staying() if worker.age > self._leaving_age]
 
-    def any_boots(self) -> bool:
-        return any(not worker.slot.booted for worker in self.ours())
+    def _staying(self) -> list[Any]:
+        """Those that go on, the oldest first."""
+        staying = [worker for worker in self._accepting() if worker not in self._relieved]
+        return sorted(staying, key=lambda worker: worker.age)
+
+    def _accepting(self) -> list[Any]:
+        """Those that have not been told to leave, also those that still boot."""
+        workers = self.arbiter.WORKERS.values()
+        return [w for w in workers if not (hasattr(w, "slot") and w.slot.retire)]
+
+    def _booting(self) -> list[Any]:
+        return [worker for worker in self.ours() if not worker.slot.booted]
+
+    # Who waits for them
+
+    def is_missed(self) -> bool:
+        """Whether someone waits at a listener that no worker accepts from any more."""
+        attended = self._emptied.union(*(worker.sockets for worker in self._accepting()))
+        return self._someone_waits(set(self.arbiter.LISTENERS) - attended)
+
+    def _someone_waits(self, listeners: set[Any]) -> bool:
+        held = listeners.intersection(self.arbiter.LISTENERS)  # the others have been closed
+        return bool(gate.readable([listener.fileno() for listener in held]))
 
     # Slots
 
@@ -101,7 +125,8 @@ class Crew:
             if self.page.phase > Phase.SERVING:
                 slot.cut += slot.in_flight  # it did not come back to clear this
                 self.totals.fold(slot)
-            self.queue_emptied = self.queue_emptied or bool(slot.drained)
+            if slot.drained:
+                self._emptied.update(worker.sockets)
             self.page.free_slot(slot)
         self._seats = staying
 
@@ -130,50 +155,65 @@ class Crew:
 
     def begin_overlap(self, seconds: float) -> None:
         """HUP: old workers serve on until all new ones have booted, so long at the most."""
-        if self.any_serves():
-            self.dismiss_booting()  # a former HUP's, which this one replaces
+        if any(worker.slot.booted for worker in self.ours()):
+            self._dismiss(self._booting())  # a former HUP's, which this one replaces
         self._overlap_until = time.monotonic() + seconds
+        self._leaving_age = self.arbiter.worker_age
 
     def manage(self, overlap: float) -> None:
         """As many as there shall be; those that leave are replaced before they do.
 
         :param overlap: seconds that a relief may take to boot.
         """
-        booting = self.any_boots()
+        booting = bool(self._booting())
         if time.monotonic() < self._overlap_until and booting:
             return  # HUP: the old ones serve until all the new ones do
         self._overlap_until = 0.0
-        self._relieve_one(booting, overlap)
-        leaving = {worker.pid for worker in self.ours() if worker.slot.retire}
-        if not leaving and self._relieved is None:
+        self._relieve(booting, overlap)
+        staying = self._staying()
+        missing = self.arbiter.num_workers - len(staying)
+        if missing >= 0 and len(staying) == len(self.arbiter.WORKERS):
             self.stock.manage_workers()
             return
         # Those that leave are replaced now, not when they have gone, and do not count as too many.
-        staying = [pid for pid in self.arbiter.WORKERS if pid not in leaving]
-        staying.sort(key=lambda pid: self.arbiter.WORKERS[pid].age)
-        missing = self.arbiter.num_workers + (self._relieved is not None) - len(staying)
         if missing > 0 and self.back_off.over():
             for _ in range(missing):
                 self.arbiter.spawn_worker()
-        for pid in staying[: max(-missing, 0)]:
-            self.arbiter.kill_worker(pid, signal.SIGTERM)
+        for worker in self._dispensable(staying):
+            self.arbiter.kill_worker(worker.pid, signal.SIGTERM)
 
-    def _relieve_one(self, booting: bool, overlap: float) -> None:
-        """Let a worker that wants to recycle itself go, one at a time, when its relief serves."""
-        ours = self.ours()
+    def _dispensable(self, staying: list[Any]) -> list[Any]:
+        """Those of `staying` that are too many, if the others accept from all their listeners."""
+        surplus = max(len(staying) - self.arbiter.num_workers, 0)
+        theirs = {listener for worker in staying[surplus:] for listener in worker.sockets}
+        return [worker for worker in staying[:surplus] if theirs.issuperset(worker.sockets)]
+
+    def _relieve(self, booting: bool, overlap: float) -> None:
+        """Let workers go whose listeners need a successor, when that serves."""
         now = time.monotonic()
-        if self._relieved not in ours:
-            self._relieved = None
-        if self._relieved is None and not booting and len(ours) >= self.arbiter.num_workers:
-            wishes = [worker for worker in ours if worker.slot.wants_to_retire]
-            if wishes and not any(worker.slot.retire for worker in ours):
-                self._relieved = min(wishes, key=lambda worker: worker.age)
-                self._relief_until = now + overlap
-                booting = not self.arbiter.cfg.reload  # its relief is spawned in this pass
-        if self._relieved is not None and (not booting or now >= self._relief_until):
-            # No signal, as in gunicorn's max_requests: the application may take SIGTERM for itself.
-            self.order_to_retire(self._relieved)
-            self._relieved = None
+        alive = self.arbiter.WORKERS.values()
+        self._relieved = [worker for worker in self._relieved if worker in alive]
+        if not self._relieved and not booting:
+            self._relieved = self._choose_to_relieve()
+            self._relief_until = now + overlap
+            booting = not self.arbiter.cfg.reload  # its relief is spawned in this pass
+        if not booting or now >= self._relief_until:
+            for worker in self._relieved:
+                # No signal, as in gunicorn's max_requests: the application may take SIGTERM for
+                # itself.
+                self.order_to_retire(worker)
+            self._relieved = []
+
+    def _choose_to_relieve(self) -> list[Any]:
+        """Those that one more worker shall follow."""
+        staying = self._staying()
+        surplus = len(staying) - self.arbiter.num_workers
+        if 0 < surplus < len(staying) and not self._dispensable(staying):
+            return staying[: surplus + 1]  # TTOU with listener sets: one takes care of all theirs
+        wishes = [worker for worker in self.ours() if worker.slot.wants_to_retire]
+        if wishes and surplus >= 0 and len(staying) == len(self.arbiter.WORKERS):
+            return [min(wishes, key=lambda worker: worker.age)]
+        return []
 
     def order_to_retire(self, worker: Any) -> None:
         if hasattr(worker, "slot") and not worker.slot.retire:
@@ -187,13 +227,18 @@ class Crew:
             if now < worker.excused_until:
                 worker.tmp.notify()
 
-    def dismiss_booting(self) -> None:
-        """End workers that are still booting; nobody waits for them."""
-        for worker in self.ours():
-            if not worker.slot.booted:
-                worker.slot.dismissed = 1
-                if not worker.slot.booted:  # else it has seen the line above, or serves
-                    self.stock.kill_worker(worker.pid, signal.SIGQUIT)
+    def dismiss_needless(self) -> None:
+        """End workers that are still booting, if nobody waits for them."""
+        booting = self._booting()
+        serving = [worker for worker in self._accepting() if worker not in booting]
+        served = {listener for worker in serving for listener in worker.sockets}
+        self._dismiss([w for w in booting if not self._someone_waits({*w.sockets} - served)])
+
+    def _dismiss(self, booting: list[Any]) -> None:
+        for worker in booting:
+            worker.slot.dismissed = 1
+            if not worker.slot.booted:  # else it has seen the line above, or serves
+                self.stock.kill_worker(worker.pid, signal.SIGQUIT)
 
     def dismiss_strangers(self) -> None:
         """End workers that do not see the phase, left over from before a HUP."""

@@ -39,11 +39,9 @@ class Gatekeeper:
         listeners = self.arbiter.LISTENERS
         self.tcp_ports = gate.ports(listeners)
         if not self.are_ours():
-            return Listeners.LEFT
-        if self.arbiter.cfg.reuse_port:
-            # Each worker has its own; the kernel still picks a gated one among them, and its SYN
-            # is then dropped.
-            return Listeners.SEALED
+            # With reuse_port the other arbiter has bound its own. The kernel would still pick one
+            # of ours that is gated, and drop its SYN.
+            return Listeners.SEALED if self.arbiter.cfg.reuse_port else Listeners.LEFT
         self.ungated = [listener for listener in listeners if not gate.shut(listener)]
         if self.ungated:
             self.arbiter.log.debug(
@@ -74,10 +72,6 @@ class Gatekeeper:
             self.close_all()
         if self.page.listeners != Listeners.LEFT:
             self.unix_paths.unlink()
-
-    def someone_waits(self) -> bool:
-        """Whether there is a connection in an accept queue."""
-        return bool(gate.readable([listener.fileno() for listener in self.arbiter.LISTENERS]))
 
     def leave_at_once(self) -> None:
         """For a quick stop; Arbiter.stop would unlink by name alone, and not an abstract one."""

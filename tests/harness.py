@@ -92,6 +92,13 @@ class Address:
     def path(self) -> Path:
         return Path(str(self.target))
 
+    @property
+    def bind(self) -> str:
+        """As gunicorn's option -b has it."""
+        if self.family == socket.AF_UNIX:
+            return f"unix:{self.target}"
+        return "{}:{}".format(*self.target)
+
 
 def request(
     path: str = "/fast",
@@ -487,9 +494,10 @@ class Server:
     """``gunicorn -k worker`` with listeners made here; see the module's docstring.
 
     ``listen`` names what is bound and handed down as ``-b fd://N``: ``tcp``, ``tcp6``, ``unix``,
-    ``abstract``; ``path`` is a unix socket that gunicorn binds itself. ``delay`` becomes
-    GRACEFUL_DELAY. ``config`` is the text of a config file. With ``ready`` the start returns once
-    all workers have imported the application and one request was answered.
+    ``abstract``; ``path`` is a unix socket that gunicorn binds itself, and ``port`` a TCP port
+    (for ``--reuse-port``). ``delay`` becomes GRACEFUL_DELAY. ``config`` is the text of a config
+    file. With ``ready`` the start returns once all workers have imported the application and one
+    request was answered.
     """
 
     worker: str
@@ -540,7 +548,12 @@ class Server:
                 address, listener = self._listener(kind)
                 self.addresses.append(address)
                 if listener is None:
-                    command += ["-b", f"unix:{address.target}"]
+                    command += [
+                        "-b",
+                        f"unix:{address.target}"
+                        if kind == "path"
+                        else "{}:{}".format(*address.target),
+                    ]
                 else:
                     ours.enter_context(listener)
                     fds.append(listener.fileno())
@@ -571,6 +584,12 @@ class Server:
         number = len(self.addresses)
         if kind == "path":
             return Address(socket.AF_UNIX, str(self.dir / f"{number}.sock")), None
+        if kind == "port":
+            reserved = socket.socket()  # bound and not listening: it gets no connections
+            self._stack.callback(reserved.close)
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            reserved.bind(("127.0.0.1", 0))
+            return Address(socket.AF_INET, reserved.getsockname()), None
         family, target = {
             "tcp": (socket.AF_INET, ("127.0.0.1", 0)),
             "tcp6": (socket.AF_INET6, ("::1", 0)),

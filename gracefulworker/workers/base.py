@@ -274,9 +274,8 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             if state == Listeners.GATED and time.monotonic_ns() > settled_at:
                 return Listeners.SEALED  # the arbiter has died before it could say so
             return state
-        # The service goes on, and so do the other workers on the same listeners. With reuse_port
-        # each worker has its own; and nobody comes after orphans.
-        return Listeners.SEALED if self.cfg.reuse_port or self._orphan else Listeners.LEFT
+        # The service goes on, and so do others on the same listeners. Nobody comes after orphans.
+        return Listeners.SEALED if self._orphan else Listeners.LEFT
 
     def first_byte_expiry(self, accepted_at: int) -> int:
         """ns at which a connection that has not sent a byte counts as idle (in DRAINING)."""
