@@ -38,6 +38,9 @@ from pathlib import Path
 CEILING = 15.0  # seconds; the longest that any single event may take
 HERE = Path(__file__).parent
 
+#: gunicorn has a control socket since 25; each server would bind the same one.
+OFFERS_CONTROL = find_spec("gunicorn.ctl") is not None
+
 now = time.monotonic
 
 
@@ -460,6 +463,9 @@ class Stalls(threading.Thread):
         self.join()
 
 
+#: A control socket's name, in the server's directory.
+CONTROL = "gunicorn.ctl"
+
 STALLS: Stalls | None = None  # conftest.py keeps one running
 
 
@@ -537,7 +543,9 @@ class Server:
         self._stack.callback(shutil.rmtree, self.dir, ignore_errors=True)
         self.gate = Gate(self.dir / "gate")
         self._stack.callback(self.gate.close)
-        command = [sys.executable, "-m", "gunicorn", "-k", self.worker, "--no-control-socket"]
+        command = [sys.executable, "-m", "gunicorn", "-k", self.worker]
+        if "--control-socket" not in self.options and OFFERS_CONTROL:
+            command.append("--no-control-socket")
         command += ["-w", str(self.workers)]
         if "gthread" in self.worker.lower():
             command += ["--threads", str(self.threads)]
@@ -683,6 +691,14 @@ class Server:
         at = now()
         os.kill(self.pid if pid is None else pid, number)
         return at
+
+    def control(self, command: str) -> None:
+        """What `gunicornc` does; the server has "--control-socket", CONTROL among its options."""
+        from gunicorn.ctl.client import ControlClient
+
+        self.wait_log("^Control socket listening")
+        with ControlClient(str(self.dir / CONTROL), CEILING) as client:
+            client.send_command(command)
 
     def killpg(self, number: int) -> float:
         at = now()

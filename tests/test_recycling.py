@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
-from harness import Storm, assert_clean
+from harness import CONTROL, OFFERS_CONTROL, Storm, assert_clean
 
 pytestmark = pytest.mark.contract(8)
 
@@ -190,3 +190,28 @@ def test_timeout_does_not_kill_a_worker_inside_its_graceful_time_2839(serve):
     server.terminate()
     assert stop_it.ending().status == 200
     assert_clean(server)
+
+
+@pytest.mark.skipif(not OFFERS_CONTROL, reason="gunicornc comes with gunicorn 25")
+@pytest.mark.parametrize("reuse_port", ((), ("--reuse-port",)), ids=("shared", "reuse_port"))
+def test_gunicornc_loses_nobody(serve, worker, reuse_port):
+    """`worker kill` is a SIGTERM to the worker, the others are TTIN and TTOU."""
+    server = serve(
+        worker,
+        workers=2,
+        delay=0,
+        listen=("port",) if reuse_port else ("tcp",),
+        options=("--control-socket", CONTROL, *reuse_port),
+    )
+    with Storm(server.addresses[0], clients=6) as storm:
+        storm.wait_served(30)
+        victim = server.worker_pids[0]
+        server.control(f"worker kill {victim}")
+        server.control("worker add")
+        server.wait_log(rf"^Worker exiting \(pid: {victim}\)")
+        server.wait_log("^app imported", count=4)
+        server.control("worker remove")
+        server.wait_log("^Worker exiting", count=3 if reuse_port else 2)
+        storm.wait_served(30)
+    assert not storm.losses and "refused" not in storm.census(), storm.census()
+    stop(server)
