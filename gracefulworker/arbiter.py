@@ -29,7 +29,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
-from gracefulworker import gate, settings
+from gracefulworker import gate, gunicorn23, settings
 from gracefulworker.container import shell_as_pid1
 from gracefulworker.crew import Crew
 from gracefulworker.ending import is_held_by_threads, leave
@@ -46,7 +46,7 @@ QUICK_LIMIT = 2
 
 _SECOND = 1_000_000_000
 
-#: The arbiter's methods that `Supervisor` replaces.
+#: The arbiter's methods that `Supervisor` replaces, where there are any.
 REPLACED = (
     "handle_term",
     "handle_int",
@@ -127,11 +127,12 @@ class Supervisor:
             self.log.error("%s; using the defaults", error)
             self.settings = settings.read(self.cfg, {}, {})
             self.schedule = Schedule(self.settings.delay, self.settings.finish)
-        self.stock = SimpleNamespace(**{name: getattr(arbiter, name) for name in REPLACED})
+        replaced = [name for name in REPLACED if hasattr(arbiter, name)]
+        self.stock = SimpleNamespace(**{name: getattr(arbiter, name) for name in replaced})
         self.crew = Crew(arbiter, self.stock, self.page)
         self.gatekeeper = Gatekeeper(arbiter, self.page)
         self.sets = ListenerSets(arbiter)
-        for name in REPLACED:
+        for name in replaced:
             setattr(arbiter, name, getattr(self, name))
         self.wake_fd, self.wake_push_fd = os.pipe()
         for fd in (self.wake_fd, self.wake_push_fd):
@@ -140,6 +141,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, self.on_signal)
         signal.signal(signal.SIGALRM, self.on_alarm)
+        if not hasattr(arbiter, "wait_for_signals"):
+            gunicorn23.adapt(arbiter, self.wait)
         # The interpreter puts SIGALRM's default back on its way out, and that kills.
         atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
         sentence = shell_as_pid1(self.pid)
@@ -215,21 +218,24 @@ class Supervisor:
     # The main loop's wait
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
-        """Arbiter.wait_for_signals (25.0 on), without its lost wake-ups.
+        """Arbiter.wait_for_signals (24.0 on), without its lost wake-ups."""
+        self.wait(timeout if self.arbiter.SIG_QUEUE.empty() else 0.0)
+        return self.stock.wait_for_signals(timeout=0)  # type: ignore[no-any-return]
+
+    def wait(self, timeout: float) -> None:
+        """Wait for a signal, or for `wakeup`.
 
         A signal that comes between Python's last check and the block in SimpleQueue.get is heard
         when that times out, a second later. A descriptor that signals write to is not missed.
         """
-        if self.arbiter.SIG_QUEUE.empty():
-            poll = select.poll()
-            poll.register(self.wake_fd, select.POLLIN)
-            poll.poll(timeout * 1000)
+        poll = select.poll()
+        poll.register(self.wake_fd, select.POLLIN)
+        poll.poll(timeout * 1000)
         with contextlib.suppress(BlockingIOError):
             os.read(self.wake_fd, 4096)
-        return self.stock.wait_for_signals(timeout=0)  # type: ignore[no-any-return]
 
     def wakeup(self) -> None:
-        """Arbiter.wakeup (25.0 on), also from the control server's thread."""
+        """Arbiter.wakeup, since 25 also from the control server's thread."""
         self.stock.wakeup()
         with contextlib.suppress(BlockingIOError):  # full: it will wake anyway
             os.write(self.wake_push_fd, b".")

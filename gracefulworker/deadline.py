@@ -17,6 +17,7 @@ from __future__ import annotations
 import _socket  # the real sockets: gevent patches `socket`
 import os
 import select
+import signal
 import ssl
 import struct
 import sys
@@ -79,6 +80,8 @@ class Deadline:
         _original("_thread", "start_new_thread")(self._wait, ())
 
     def _wait(self) -> None:
+        # A second signal in a moment would come here, and not end the main thread's system call.
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.worker.SIGNALS)
         self._wait_for_drain()
         while (left := self.worker.deadline() - time.monotonic_ns()) > 0:
             # In steps: the deadline of a worker that retires moves when SIGTERM comes.

@@ -39,9 +39,10 @@ class Gatekeeper:
         listeners = self.arbiter.LISTENERS
         self.tcp_ports = gate.ports(listeners)
         if not self.are_ours():
-            # With reuse_port the other arbiter has bound its own. The kernel would still pick one
-            # of ours that is gated, and drop its SYN.
-            return Listeners.SEALED if self.arbiter.cfg.reuse_port else Listeners.LEFT
+            # With reuse_port the other arbiter binds its own. The kernel would still pick one of
+            # ours that is gated, and drop its SYN.
+            alone = not any(listener.get_inheritable() for listener in listeners)
+            return Listeners.SEALED if alone else Listeners.LEFT
         self.ungated = [listener for listener in listeners if not gate.shut(listener)]
         if self.ungated:
             self.arbiter.log.debug(

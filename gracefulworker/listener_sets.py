@@ -8,7 +8,8 @@ there with it.
 The kernel goes on sending newcomers to a set that nobody accepts from, and drops those that it
 sends to a gated one while another is open. So no set is closed or gated before all of them are:
 when the workers become fewer (TTOU), one of them takes care of several sets. Listeners that cannot
-be bound twice (Unix, `fd://`, inherited ones) are in all sets.
+be bound twice (Unix) are in all sets, and those that gunicorn itself has made are in the only one:
+`fd://`, a new address at HUP, and with gunicorn 23, which has no such sets.
 
 What may be changed here: who gets which set.
 """
@@ -31,6 +32,7 @@ class ListenerSets:
     def __init__(self, arbiter: Any) -> None:
         self.arbiter = arbiter
         self._sets: list[list[Any]] = []
+        self._grow = False  # whether more workers get more sets
         self._dealt: list[Any] | None = None  # to the worker that is being forked
         os.register_at_fork(after_in_child=self._close_the_others)
 
@@ -64,14 +66,17 @@ class ListenerSets:
         return list(dict.fromkeys(listener for one in self._sets for listener in one))
 
     def _look_for_changes(self) -> None:
-        """Make the first set; HUP with another address makes new listeners, too."""
+        """Make the first set, or take over what gunicorn has made: at HUP, and 23 at the start."""
         arbiter = self.arbiter
-        if self._sets and self._all() == arbiter.LISTENERS:
-            return
         if not arbiter.LISTENERS:
             arbiter.LISTENERS = sock.create_sockets(arbiter.cfg, arbiter.log)
             arbiter.log.info("Listening at: %s", ",".join(map(str, arbiter.LISTENERS)))
-        self._sets = [_kept_from_exec(arbiter.LISTENERS)]
+            self._sets = [_kept_from_exec(arbiter.LISTENERS)]
+            # fd:// is shared in stock, too
+            self._grow = not any(isinstance(bind, int) for bind in arbiter.cfg.address)
+        elif self._all() != arbiter.LISTENERS:
+            self._sets = [arbiter.LISTENERS]
+            self._grow = False
 
     def _choose(self, staying: list[Any]) -> list[Any]:
         """Sets without a worker, shared out among those that are missing; else a new one."""
@@ -80,16 +85,11 @@ class ListenerSets:
         if alone:
             taken = alone[: math.ceil(len(alone) / missing)]
             return list(dict.fromkeys(listener for one in taken for listener in one))
-        if len(self._sets) < self.arbiter.num_workers and self._can_be_multiplied():
+        if len(self._sets) < self.arbiter.num_workers and self._grow:
             self._sets.append(_kept_from_exec([_sibling(one) for one in self._sets[0]]))
             return self._sets[-1]
         # More workers than ever before are followed by more: the worker with the most sets shares.
         return min(self._sets, key=lambda one: _attendance(one, staying))
-
-    def _can_be_multiplied(self) -> bool:
-        if any(isinstance(bind, int) for bind in self.arbiter.cfg.address):
-            return False  # fd://: in stock, too, the workers share it
-        return any(map(_is_reusable, self._sets[0]))
 
     def _close_the_others(self) -> None:
         """In a new worker: the sets of the others are not to be held open by it."""
@@ -109,19 +109,12 @@ def _attendance(listeners: list[Any], workers: list[Any]) -> float:
     return sum(1 / len(worker.sockets) for worker in workers if _shares(listeners, worker))
 
 
-def _is_reusable(listener: Any) -> bool:
-    """Whether it was bound with `reuse_port`."""
-    if listener.family == socket.AF_UNIX:
-        return False
-    return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
-
-
 def _sibling(listener: Any) -> Any:
     """Another listener on the same port; the same one where there can be only one.
 
     :raises OSError: out of descriptors.
     """
-    if not _is_reusable(listener):
+    if listener.family == socket.AF_UNIX:
         return listener
     return type(listener)(listener.getsockname(), listener.conf, listener.log)
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 import gunicorn
 
 #: From the first to just before the last, as in setup.cfg.
-OLDEST = (25, 1)
+OLDEST = (23, 0)
 BEFORE = (28, 0)
+
+#: gthread's loop has been in pieces that can be overridden since this one.
+GTHREAD = 24
 
 
 def check_gunicorn() -> None:
@@ -22,4 +25,16 @@ def check_gunicorn() -> None:
         raise RuntimeError(
             f"gracefulworker supports gunicorn {OLDEST[0]}.{OLDEST[1]} to {BEFORE[0] - 1}, and this"
             f" is {gunicorn.__version__}: install one of those, or a newer gracefulworker"
+        )
+
+
+def check_gthread() -> None:
+    """Stop the start of gthread on a gunicorn from before its loop was rewritten.
+
+    :raises RuntimeError: as above.
+    """
+    if gunicorn.version_info[0] < GTHREAD:
+        raise RuntimeError(
+            f"gracefulworker.gthread needs gunicorn {GTHREAD} or newer, and this is"
+            f" {gunicorn.__version__}: install one, or use gracefulworker.sync or .gevent"
         )

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import gunicorn
 import harness
 import pytest
 
 WORKERS = ("sync", "gthread", "gevent")
 
 
+#: The names of ours that need gunicorn 24 (gracefulworker.support).
+WITH_THREADS = ("gracefulworker", "gracefulworker.gthread", "subclasses.Gthread")
+
+
+def skip_where_it_cannot_be(worker):
+    if worker in WITH_THREADS and gunicorn.version_info < (24,):
+        pytest.skip("gthread needs gunicorn 24")
+    return worker
+
+
 @pytest.fixture(params=WORKERS)
 def worker(request):
     """Each of our three workers, as a user names it after ``-k``."""
-    return f"gracefulworker.{request.param}"
+    return skip_where_it_cannot_be(f"gracefulworker.{request.param}")
 
 
 @pytest.fixture(params=("gthread", "gevent"))
 def keeper(request):
     """The two of them that keep connections alive (sync answers one request per connection)."""
-    return f"gracefulworker.{request.param}"
+    return skip_where_it_cannot_be(f"gracefulworker.{request.param}")
 
 
 @pytest.fixture
@@ -26,6 +37,7 @@ def serve(request):
     servers = request.node.servers = []
 
     def start(worker, **options):
+        skip_where_it_cannot_be(worker)
         server = harness.Server(worker, **options)
         servers.append(server)  # before it starts: a failure to start shows its log too
         return server.start()

@@ -75,3 +75,10 @@ def test_an_unsupported_gunicorn_is_refused(serve, worker):
     old = "import gunicorn\ngunicorn.version_info = 20, 1, 0\ngunicorn.__version__ = '20.1.0'\n"
     sentence = refused(serve(worker, config=old, ready=False))
     assert "20.1.0" in sentence and "supports gunicorn" in sentence
+
+
+def test_gthread_is_refused_on_a_gunicorn_from_before_its_loop_was_rewritten(serve):
+    old = "import gunicorn\ngunicorn.version_info = 23, 0, 0\ngunicorn.__version__ = '23.0.0'\n"
+    server = serve("gracefulworker.workers.gthread.ThreadWorker", config=old, ready=False)
+    sentence = "gracefulworker.gthread needs gunicorn 24 or newer, and this is 23.0.0: "
+    assert sentence in refused(server)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import signal
 
+import gunicorn
 import pytest
 from harness import FULL, Storm, assert_clean, fill, line_up, request
 
 pytestmark = pytest.mark.contract(8)
+
+#: Before, workers shared the listeners with --reuse-port, too.
+SINCE_24 = pytest.mark.skipif(gunicorn.version_info < (24,), reason="nothing is lost here")
 
 
 @pytest.fixture
@@ -39,6 +43,7 @@ def test_max_requests_loses_nobody_3612(reuse, worker):
     stop(server)
 
 
+@SINCE_24
 def test_max_requests_loses_nobody_3612_on_stock(reuse):
     server = reuse("sync", "--max-requests", "20")
     with Storm(server.addresses[0], clients=6) as storm:
@@ -57,6 +62,7 @@ def test_hup_loses_nobody(reuse, worker):
     stop(server)
 
 
+@pytest.mark.skipif(gunicorn.version_info < (24,), reason="one set: see test_recycling.py")
 def test_ttou_and_ttin_lose_nobody(reuse, worker):
     """With TTOU there is a set too many: two workers are followed by one that has both sets."""
     server = reuse(worker)
@@ -82,6 +88,7 @@ def test_the_set_of_a_killed_worker_waits_for_the_next(reuse, worker):
     stop(server)
 
 
+@SINCE_24
 def test_the_set_of_a_killed_worker_waits_for_the_next_on_stock(reuse):
     server = reuse("sync", workers=1)
     fill(server)
@@ -139,7 +146,7 @@ def test_nothing_is_lost_in_shutdowns_on_stock(reuse):
 
 @pytest.mark.contract(13)
 def test_usr2_leaves_the_port_to_the_new_arbiter(reuse):
-    """On stock the new arbiter fails at once: it looks for listeners where there are none."""
+    """Since 24 the new one of stock fails at once: it looks for listeners where there are none."""
     server = reuse("gracefulworker.sync", workers=2)
     server.signal(signal.SIGUSR2)
     server.wait_log("^app imported", count=4)

@@ -24,6 +24,7 @@ from gunicorn.workers.base import Worker
 from gracefulworker import gate
 from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import KILL_MARGIN, Phase
+from gracefulworker.support import check_gthread
 from gracefulworker.workers.base import (
     EXIT_LINGER,
     NO_ROOM_PAUSE,
@@ -66,6 +67,12 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
     """`gunicorn -k gracefulworker.gthread`."""
 
     request_argument = 0
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """:raises RuntimeError: on gunicorn 23."""
+        check_gthread()
+        super().check_config(cfg, log)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
