@@ -12,8 +12,11 @@ import gunicorn
 OLDEST = (23, 0)
 BEFORE = (28, 0)
 
+#: It never notices that a worker has ended, nor would it in stock (its handle_cld is missing).
+BROKEN = (24, 0)
+
 #: gthread's loop has been in pieces that can be overridden since this one.
-GTHREAD = 24
+GTHREAD = (24, 1)
 
 
 def check_gunicorn() -> None:
@@ -21,10 +24,12 @@ def check_gunicorn() -> None:
 
     :raises RuntimeError: which gunicorn prints as one line, with exit status 1.
     """
-    if not OLDEST <= tuple(gunicorn.version_info[:2]) < BEFORE:
+    version = tuple(gunicorn.version_info[:2])
+    if not OLDEST <= version < BEFORE or version == BROKEN:
         raise RuntimeError(
-            f"gracefulworker supports gunicorn {OLDEST[0]}.{OLDEST[1]} to {BEFORE[0] - 1}, and this"
-            f" is {gunicorn.__version__}: install one of those, or a newer gracefulworker"
+            f"gracefulworker supports gunicorn {OLDEST[0]} to {BEFORE[0] - 1} without"
+            f" {BROKEN[0]}.{BROKEN[1]}, and this is {gunicorn.__version__}: install one of those,"
+            " or a newer gracefulworker"
         )
 
 
@@ -33,8 +38,8 @@ def check_gthread() -> None:
 
     :raises RuntimeError: as above.
     """
-    if gunicorn.version_info[0] < GTHREAD:
+    if tuple(gunicorn.version_info[:2]) < GTHREAD:
         raise RuntimeError(
-            f"gracefulworker.gthread needs gunicorn {GTHREAD} or newer, and this is"
+            f"gracefulworker.gthread needs gunicorn {GTHREAD[0]}.{GTHREAD[1]} or newer, and this is"
             f" {gunicorn.__version__}: install one, or use gracefulworker.sync or .gevent"
         )

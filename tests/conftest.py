@@ -9,13 +9,13 @@ import pytest
 WORKERS = ("sync", "gthread", "gevent")
 
 
-#: The names of ours that need gunicorn 24 (gracefulworker.support).
+#: The names of ours that need gunicorn 24.1 (gracefulworker.support).
 WITH_THREADS = ("gracefulworker", "gracefulworker.gthread", "subclasses.Gthread")
 
 
 def skip_where_it_cannot_be(worker):
     if worker in WITH_THREADS and gunicorn.version_info < (24,):
-        pytest.skip("gthread needs gunicorn 24")
+        pytest.skip("gthread needs gunicorn 24.1")
     return worker
 
 

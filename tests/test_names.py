@@ -80,5 +80,5 @@ def test_an_unsupported_gunicorn_is_refused(serve, worker):
 def test_gthread_is_refused_on_a_gunicorn_from_before_its_loop_was_rewritten(serve):
     old = "import gunicorn\ngunicorn.version_info = 23, 0, 0\ngunicorn.__version__ = '23.0.0'\n"
     server = serve("gracefulworker.workers.gthread.ThreadWorker", config=old, ready=False)
-    sentence = "gracefulworker.gthread needs gunicorn 24 or newer, and this is 23.0.0: "
+    sentence = "gracefulworker.gthread needs gunicorn 24.1 or newer, and this is 23.0.0: "
     assert sentence in refused(server)
