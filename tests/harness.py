@@ -167,7 +167,7 @@ class Client:
             elif "content-length" in fields:
                 body = self._take(int(fields["content-length"]))
             else:
-                body = self._rest()
+                body, self.buffer = self._rest(), b""
             kind = "response"
         except _Stop as stop:
             kind = str(stop)
