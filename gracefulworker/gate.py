@@ -45,8 +45,18 @@ SETTLE_MAX = 1.0
 #: The same where the kernel does not tell whether one is under way: most round trips are shorter.
 SETTLE_BLIND = 0.25
 
-#: Seconds that a closed connection is read on for, as gunicorn's util.close_graceful does.
+#: Seconds without a byte that a closed connection is read on for (2 s in all is what gunicorn's
+#: util.close_graceful allows), and at the most (nginx's lingering_time).
 LINGER = 2.0
+LINGER_MAX = 30.0
+
+#: Seconds between two looks at closed connections while one of their clients is still sending, and
+#: how long after its last bytes that is believed: longer than most round trips.
+LINGER_PASS = 0.005
+LINGER_PAUSE = 0.2
+
+#: Bytes that are thrown away at once.
+WASTE = 262144
 
 #: accept() has nothing: not yet, not any more, or the client has left the queue. A Unix listener
 #: that was gated says EINVAL when its queue is empty.
@@ -202,10 +212,15 @@ class Lingerer:
 
     def __init__(self) -> None:
         self._poll = _poll()
-        self._expiry: dict[int, float] = {}  # descriptor -> monotonic seconds, oldest first
+        #: descriptor -> monotonic seconds of its end, unless bytes come, and in any case
+        self._ends: dict[int, tuple[float, float]] = {}
+        self._waste = (bytearray(WASTE),)
+        #: until when (monotonic seconds) a client is believed to be sending; 0.0: none is. The
+        #: next sweep is due within `LINGER_PASS` then.
+        self.receiving = 0.0
 
     def __len__(self) -> int:
-        return len(self._expiry)
+        return len(self._ends)
 
     def add(self, connection: socket.socket) -> None:
         """Half-close `connection` and take its descriptor, to be closed here and only here."""
@@ -217,29 +232,38 @@ class Lingerer:
             return
         fd = connection.detach()
         self._poll.register(fd, select.POLLIN)
-        self._expiry[fd] = time.monotonic() + LINGER
+        now = time.monotonic()
+        self._ends[fd] = now + LINGER, now + LINGER_MAX
 
     def sweep(self) -> None:
         """Read what has come, close what has ended or had its time."""
+        now = time.monotonic()
+        if now > self.receiving:
+            self.receiving = 0.0
         for fd, _ in self._poll.poll(0):
             try:
-                ended = not os.read(fd, 16384)
+                received = os.readv(fd, self._waste)
             except OSError:
-                ended = True  # reset by the client
-            if ended:
+                received = 0  # reset by the client
+            if received:
+                self.receiving = now + LINGER_PAUSE
+                last = self._ends.pop(fd)[1]
+                self._ends[fd] = min(now + LINGER, last), last
+            else:
                 self._close(fd)
-        now = time.monotonic()
-        for fd, expiry in list(self._expiry.items()):
-            if expiry > now:
+        for fd, (end, _) in list(self._ends.items()):
+            if end > now:
                 break
             self._close(fd)
 
     def close(self) -> None:
         """Close every connection."""
-        for fd in list(self._expiry):
+        for fd in list(self._ends):
             self._close(fd)
 
     def _close(self, fd: int) -> None:
         self._poll.unregister(fd)
-        del self._expiry[fd]
+        del self._ends[fd]
         os.close(fd)
+        if not self._ends:
+            self.receiving = 0.0

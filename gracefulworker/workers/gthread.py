@@ -175,6 +175,8 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             return
         if self.accept_again_at or self.stopping():
             timeout = self.until_due()
+        if self.lingerer.receiving:
+            timeout = min(timeout, gate.LINGER_PASS)
         super().wait_for_and_dispatch_events(timeout)
         self.look()
         if self.lingerer:

@@ -154,11 +154,13 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         self.turn.register(fd, select.POLLIN)
         try:
             while not self.stopping():
-                ready = dict(self.turn.poll(PASS * 1000))
+                timeout = gate.LINGER_PASS if self.lingerer.receiving else PASS
+                ready = dict(self.turn.poll(timeout * 1000))
                 if fd in ready:
                     return True
                 self.attend(ready)
                 self.look()
+                self.lingerer.sweep()
         finally:
             self.turn.unregister(fd)
         return bool(gate.readable([fd]))
@@ -220,6 +222,8 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         poll = select.poll()
         for waker in wakers:
             poll.register(waker, select.POLLIN)
+        if self.lingerer.receiving:
+            timeout = min(timeout, gate.LINGER_PASS)
         ready = dict(poll.poll(timeout * 1000))
         self.attend(ready)
         if self.phase == Phase.SERVING:
