@@ -36,6 +36,9 @@ if "APP_SIGTERM" in os.environ:
         signal.signal(signal.SIGTERM, lambda number, frame: say(os.environ["APP_SIGTERM"]))
 
 
+EARLY = 400_000  # bytes
+
+
 def gate(name):
     with socket.socket(socket.AF_UNIX) as link:
         link.connect(os.environ["GATE"])
@@ -86,6 +89,12 @@ def upload(environ, start_response, *args):
     """Reads the body in pieces of ten bytes and sends it back."""
     pieces = iter(lambda: environ["wsgi.input"].read(10), b"")
     return whole(start_response, b"".join(pieces))
+
+
+def early(environ, start_response, name):
+    """Answers before it has read the body, with more than a small receive buffer takes."""
+    gate(name)
+    return whole(start_response, EARLY * b"x", "413 Request Entity Too Large")
 
 
 def unread(environ, start_response, *args):
@@ -141,7 +150,7 @@ ROUTES = {
     route.__name__.replace("_", "-"): route
     for route in (
         fast, pid, sleep, gated, late_chunk, stream, upload, unread, status, no_length, broken,
-        child, hog
+        child, hog, early
     )
 }  # fmt: skip
 

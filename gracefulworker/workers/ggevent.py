@@ -43,6 +43,7 @@ class Hearing:
     begun = False  #: a byte of the current request has been read
     used = False  #: it has had a request before the current one
     hung_up = False
+    read_up = False  #: nothing that its client sends is left unread
 
     def recv(self, *args: Any) -> bytes:
         try:
@@ -53,6 +54,8 @@ class Hearing:
             return b""  # as if the client had closed its side
         if data:
             self.begun = True
+        else:
+            self.read_up = True
         return data
 
     def hang_up(self) -> None:
@@ -65,8 +68,9 @@ class Hearing:
         self.hub.cancel_wait(self._read_event, HungUp)  # type: ignore[attr-defined]
 
     def close(self) -> None:
-        """util.close, at the end of AsyncWorker.handle: from SIGTERM on the connection lingers."""
-        if self.worker.stopping() and self.fileno() >= 0:  # type: ignore[attr-defined]
+        """util.close, at the end of AsyncWorker.handle: where bytes may be left, linger."""
+        lingers = not self.read_up or self.worker.stopping()
+        if lingers and self.fileno() >= 0:  # type: ignore[attr-defined]
             self.worker.linger(self)
         super().close()  # type: ignore[misc]
 
@@ -201,8 +205,13 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
         :raises StopIteration: as there, when the connection is to be closed.
         """
-        keep = super().handle_request(*args)
         _, request, client, _ = args
+        try:
+            keep = super().handle_request(*args)
+        except StopIteration:
+            if isinstance(client, Hearing):
+                client.read_up = is_read_up(request)
+            raise
         if isinstance(client, Hearing):
             if getattr(request.body.reader, "length", None) != 0:
                 self.finish_body(request)
@@ -234,11 +243,12 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
     def _linger(self, client: Any) -> None:
         try:
             client.shutdown(_socket.SHUT_WR)
-            with gevent.Timeout(gate.LINGER, False):
-                while client.recv(65536):
+            client.settimeout(gate.LINGER)
+            with gevent.Timeout(gate.LINGER_MAX, False):
+                while client.recv(gate.WASTE):
                     continue
         except OSError:
-            pass  # reset: there is nothing left to wait for
+            pass  # silent for long enough, or reset: there is nothing left to wait for
         finally:
             client.close()
             self.lingering -= 1
@@ -320,3 +330,11 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
                 server.close()
                 if state == Listeners.SEALED and not self.servers:
                     self.slot.drained = 1
+
+
+def is_read_up(request: Any) -> bool:
+    """Whether a request's body has been read to its end, and nothing was sent behind it."""
+    reader = request.body.reader
+    # LengthReader counts down; ChunkedReader gives its parser up at the last chunk.
+    left = reader.length if hasattr(reader, "length") else getattr(reader, "parser", None)
+    return not left and not request.unreader.buf.tell()
