@@ -300,4 +300,5 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
     def close_silently(self, conn: Connection) -> None:
         self.nr_conns -= 1
         conn.close()
+        self.last_active = time.monotonic_ns()  # it lingers from now on
         self.count_idle()

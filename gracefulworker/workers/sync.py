@@ -179,6 +179,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
                 if now >= self.first_byte_expiry(accepted_at):
                     del self.silent[connection]
                     connection.close()
+                    self.last_active = time.monotonic_ns()  # it lingers from now on
                     self.count_idle()
         return False
 
