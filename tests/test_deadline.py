@@ -23,6 +23,7 @@ def is_last_words(end):
     )
 
 
+@pytest.mark.tracker(3385, 3388)
 def test_a_request_without_a_response_gets_503_and_a_name(serve, worker):
     server = serve(worker, **SOON)
     client, _ = server.hold("stuck")
@@ -107,6 +108,7 @@ def test_code_that_runs_on_after_its_response_is_named(serve, worker):
     assert server.grep("in close_after")
 
 
+@pytest.mark.tracker(3385, 3388)
 def test_stock_says_nothing_and_exits_with_0(serve):
     server = serve("sync", delay=0.2, options=("--graceful-timeout", "1"))
     client, _ = server.hold("stuck")

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.contract(3)
 QUEUED = 5
 
 
+@pytest.mark.tracker(3397, 2529, 2593, 922, 901)
 def test_the_queue_is_served_and_newcomers_are_refused(serve, worker):
     server = serve(worker, delay=0.3, **FULL)
     busy = fill(server)
@@ -38,6 +39,7 @@ def test_the_queue_is_served_and_newcomers_are_refused(serve, worker):
     assert summary(server)["queue"] == QUEUED
 
 
+@pytest.mark.tracker(3397, 2529, 2593, 922, 901)
 @pytest.mark.parametrize("stock", ("sync", "gthread", "gevent"))
 def test_the_queue_is_served_and_newcomers_are_refused_on_stock(serve, stock):
     server = serve(stock, **FULL)
@@ -86,6 +88,7 @@ def test_a_two_second_request_is_finished(serve, worker):
     assert_clean(server)
 
 
+@pytest.mark.tracker(2409)
 def test_the_order_is_served_then_refused(serve, worker):
     """Seen by one client: all answered, then all refused, nothing in between or after."""
     server = serve(worker, delay=0.4)

@@ -53,6 +53,7 @@ def test_gone_after_the_last_request(serve, worker):
     assert_clean(server)
 
 
+@pytest.mark.tracker(2706, 2716)
 def test_a_background_thread_does_not_hold_the_exit(serve, worker):
     server = serve(worker, delay=0.3, env={"APP_THREAD": "1"})
     over = server.terminate() + 0.3
@@ -60,6 +61,7 @@ def test_a_background_thread_does_not_hold_the_exit(serve, worker):
     assert_clean(server)
 
 
+@pytest.mark.tracker(2706, 2716)
 @pytest.mark.parametrize("stock", ("sync", "gthread"))
 def test_a_background_thread_does_not_hold_the_exit_on_stock(serve, stock):
     """The interpreter waits for the thread until the arbiter's SIGKILL."""

@@ -15,6 +15,7 @@ LONG = ("--keep-alive", "75")
 
 
 @pytest.mark.contract(2)
+@pytest.mark.tracker(2313)
 @pytest.mark.parametrize("route", ("/gated/{}", "/late-chunk/{}"))
 def test_a_request_in_flight_at_sigterm_says_close(serve, worker, route):
     server = serve(worker, delay=0.3)
@@ -28,6 +29,7 @@ def test_a_request_in_flight_at_sigterm_says_close(serve, worker, route):
 
 
 @pytest.mark.contract(2)
+@pytest.mark.tracker(2313)
 @pytest.mark.parametrize("route", ("/gated/{}", "/late-chunk/{}"))
 @pytest.mark.parametrize("stock", ("gthread", "gevent"))
 def test_a_request_in_flight_at_sigterm_says_close_on_stock(serve, stock, route):
@@ -59,6 +61,7 @@ def test_headers_that_went_out_before_sigterm_bind_us(serve, keeper):
 
 
 @pytest.mark.contract(2)
+@pytest.mark.tracker(1236, 2317)
 def test_an_idle_connection_is_told_with_its_next_response(serve, keeper):
     server = serve(keeper, delay=5.0, options=LONG)
     clients = [server.keep_alive() for _ in range(3)]
@@ -75,6 +78,7 @@ def test_an_idle_connection_is_told_with_its_next_response(serve, keeper):
 
 
 @pytest.mark.contract(4)
+@pytest.mark.tracker(3227, 2297)
 def test_idle_connections_are_closed_at_the_end_of_the_delay(serve, keeper):
     server = serve(keeper, delay=0.6, options=LONG)
     clients = [server.keep_alive() for _ in range(IDLE)]
@@ -89,6 +93,7 @@ def test_idle_connections_are_closed_at_the_end_of_the_delay(serve, keeper):
 
 
 @pytest.mark.contract(4)
+@pytest.mark.tracker(3227, 2297)
 @pytest.mark.parametrize("stock", ("gthread", "gevent"))
 def test_idle_connections_are_closed_at_the_end_of_the_delay_on_stock(serve, stock):
     """Stock gevent uses all of graceful_timeout, stock gthread all of it or 2 s."""
@@ -115,6 +120,7 @@ def test_graceful_idle_keeps_idle_connections_for_a_request_on_its_way(serve, ke
 
 
 @pytest.mark.contract(4)
+@pytest.mark.tracker(1236, 2317)
 def test_a_request_that_crosses_the_fin_gets_a_clean_end(serve, keeper):
     """Sent at the moment at which the FIN arrives: no byte of a response, and no reset."""
     server = serve(keeper, delay=0.4, options=LONG)
@@ -130,6 +136,7 @@ def test_a_request_that_crosses_the_fin_gets_a_clean_end(serve, keeper):
 
 
 @pytest.mark.contract(4)
+@pytest.mark.tracker(1236, 2317)
 @pytest.mark.parametrize("stock", ("gthread", "gevent"))
 def test_a_request_that_crosses_the_fin_gets_a_clean_end_on_stock(serve, stock):
     server = serve(stock, options=(*LONG, "--graceful-timeout", "1"))

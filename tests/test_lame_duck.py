@@ -18,6 +18,7 @@ def fetch_until_turned_away(server):
     return endings
 
 
+@pytest.mark.tracker(2884, 3181, 1757)
 def test_newcomers_are_served_until_the_delay_is_over(serve, worker):
     server = serve(worker, delay=0.5)
     term = server.terminate()
@@ -29,6 +30,7 @@ def test_newcomers_are_served_until_the_delay_is_over(serve, worker):
     assert_clean(server)
 
 
+@pytest.mark.tracker(2884, 3181, 1757)
 @pytest.mark.parametrize("stock", ("sync", "gthread", "gevent"))
 def test_newcomers_are_served_until_the_delay_is_over_on_stock(serve, stock):
     server = serve(stock, delay=2.0)  # which it does not know

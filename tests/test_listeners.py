@@ -72,6 +72,7 @@ def test_without_the_gate_an_idle_service_stops_in_time(serve, worker):
 
 
 @pytest.mark.contract(13)
+@pytest.mark.tracker(1475, 1109, 1898)
 @pytest.mark.parametrize("kind", ("path", "unix"))
 def test_the_path_of_a_unix_socket_lives_as_long_as_the_delay(serve, worker, kind):
     """Bound by gunicorn itself, or handed down."""
@@ -89,6 +90,7 @@ def test_the_path_of_a_unix_socket_lives_as_long_as_the_delay(serve, worker, kin
 
 
 @pytest.mark.contract(13)
+@pytest.mark.tracker(1475, 1109, 1898)
 def test_the_path_of_a_unix_socket_lives_as_long_as_the_delay_on_stock(serve):
     """Stock removes it first, before it tells its workers to finish."""
     server = serve("sync", listen=("path",), delay=5)
@@ -101,6 +103,7 @@ def test_the_path_of_a_unix_socket_lives_as_long_as_the_delay_on_stock(serve):
 
 
 @pytest.mark.contract(13)
+@pytest.mark.tracker(1475, 1109, 1898)
 def test_the_path_of_the_next_instance_is_left_alone(serve, worker):
     """It has bound the same path meanwhile: that is no longer ours to remove."""
     server = serve(worker, listen=("path",), delay=0.4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+import pytest
 from harness import assert_clean, now, summary
 
 
@@ -13,6 +14,7 @@ def phases(server):
     return [word for word in found if word in words]
 
 
+@pytest.mark.tracker(3050, 2755)
 def test_one_line_per_phase_and_nothing_above_info(serve, worker):
     server = serve(worker, workers=2, delay=0.3)
     server.terminate()

@@ -17,6 +17,7 @@ def stop(server):
     assert_clean(server)
 
 
+@pytest.mark.tracker(3038, 3380)
 @pytest.mark.parametrize("workers", (1, 2))
 def test_max_requests_loses_nobody(serve, worker, workers):
     server = serve(worker, workers=workers, delay=0, options=("--max-requests", "20"))
@@ -27,6 +28,7 @@ def test_max_requests_loses_nobody(serve, worker, workers):
     stop(server)
 
 
+@pytest.mark.tracker(2422, 1754)
 def test_the_old_worker_serves_until_its_relief_has_booted_2422(serve, worker):
     """Stock starts the next one when the last one has gone: everybody waits for the import."""
     server = serve(worker, delay=0, options=("--max-requests", "5"), env={"APP_IMPORT": "0.6"})
@@ -36,11 +38,13 @@ def test_the_old_worker_serves_until_its_relief_has_booted_2422(serve, worker):
     stop(server)
 
 
+@pytest.mark.tracker(2422, 1754)
 def test_the_old_worker_serves_until_its_relief_has_booted_2422_on_stock(serve):
     server = serve("sync", options=("--max-requests", "5"), env={"APP_IMPORT": "0.6"})
     assert max(server.fetch().took for _ in range(6)) > 0.5
 
 
+@pytest.mark.tracker(3394, 2296)
 def test_hup_loses_nobody_3394(serve, worker):
     server = serve(worker, workers=2, delay=0)
     with Storm(server.addresses[0], clients=6) as storm:
@@ -180,6 +184,7 @@ def test_sigterm_to_a_process_of_the_application_is_not_the_worker_s(serve, work
     stop(server)
 
 
+@pytest.mark.tracker(2839, 1493)
 def test_timeout_does_not_kill_a_worker_inside_its_graceful_time_2839(serve):
     server = serve("gracefulworker.sync", delay=0, options=("--timeout", "1"))
     client = server.connect()

@@ -29,6 +29,7 @@ def test_nothing_is_lost_in_ten_shutdowns(serve, worker):
         assert_clean(server)
 
 
+@pytest.mark.tracker(2409)
 def test_nothing_is_lost_in_ten_shutdowns_on_stock(serve):
     kinds = set()
     for _ in range(ROUNDS):
