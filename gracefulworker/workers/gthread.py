@@ -217,6 +217,9 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             self.last_active = time.monotonic_ns()
             if fs.cancelled() and self._speak is not None:
                 self.turned_away += self._speak(conn.sock)
+            elif has_read_ahead(conn, fs):
+                self.enqueue_req(conn)
+                return
         if conn.still_silent:
             conn.still_silent = False
             self.wait_for_first_byte(conn)
@@ -302,3 +305,12 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         conn.close()
         self.last_active = time.monotonic_ns()  # it lingers from now on
         self.count_idle()
+
+
+def has_read_ahead(conn: Connection, fs: Any) -> bool:
+    """Whether the next, pipelined request has been read with the last one, which is over.
+
+    Before gunicorn 27 such bytes lie unseen until more come.
+    """
+    keeps = not fs.cancelled() and not fs.exception() and fs.result()
+    return bool(keeps and conn.parser.unreader.buf.tell())
