@@ -68,11 +68,12 @@ def test_what_is_pipelined_behind_the_last_response_destroys_nothing(serve, work
 
 
 @pytest.mark.parametrize("phase", ("lame duck", "draining"))
-def test_a_pipelined_request_is_answered_when_keep_alive_was_promised(serve, keeper, phase):
+@pytest.mark.parametrize("more", (b"", PIPELINED), ids=("last", "not the last"))
+def test_a_pipelined_request_is_answered_when_keep_alive_was_promised(serve, keeper, phase, more):
     """The headers of the first response went out before SIGTERM: the second one says close."""
     server = serve(keeper, delay=5 if phase == "lame duck" else 0.2, options=LONG)
     client = server.connect()
-    client.send(request("/stream/first") + request() + PIPELINED)
+    client.send(request("/stream/first") + request() + more)
     head = client._until(b"\r\n\r\n") + b"\r\n\r\n"
     held = server.gate.entered("first")
     server.terminate()

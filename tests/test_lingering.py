@@ -103,6 +103,25 @@ def test_bytes_that_nobody_reads_destroy_no_response(serve, worker, data):
     assert_clean(server)
 
 
+def refused_head(server):
+    """A request line without an end."""
+    client = slow_client(server)
+    client.send(b"GET /" + LARGE * b"x")
+    return client.ending(), client.end()
+
+
+def test_a_head_that_is_refused_is_answered_all_the_same(serve, worker):
+    end, after = refused_head(serve(worker))
+    assert end.status in (400, 414) and end.closes, str(end)  # it depends on gunicorn's version
+    assert after.kind == "eof"
+
+
+@pytest.mark.parametrize("stock", ("sync", "gthread", "gevent"))
+def test_a_head_that_is_refused_is_answered_all_the_same_on_stock(serve, stock):
+    _, after = refused_head(serve(stock))
+    assert after.kind == "reset"
+
+
 @pytest.mark.parametrize("stock", ("sync", "gthread", "gevent"))
 def test_bytes_that_nobody_reads_destroy_no_response_on_stock(serve, stock):
     end, _ = exchange(serve(stock), UNREAD["length, close"])
