@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -36,11 +37,11 @@ SWEEP_BATCH = 8
 _SECOND = 1_000_000_000
 
 
-class Connection(socket.socket):
-    """A client's connection that is handed to the lingerer when gunicorn closes it.
+class Lingering:
+    """Hands a client's connection to the lingerer when gunicorn closes it.
 
     util.close_graceful (gunicorn 26 on) would block the only thread until the client closes, and
-    util.close (before) resets what was left unread.
+    util.close (before) resets what was left unread. Mixed in before a class of sockets.
     """
 
     lingerer: gate.Lingerer
@@ -48,14 +49,22 @@ class Connection(socket.socket):
     def shutdown(self, how: int) -> None:
         """The first step of either close; afterwards there is nothing left to wait for."""
         if how == socket.SHUT_WR:
-            self.lingerer.add(self)
+            self.lingerer.add(self)  # type: ignore[arg-type]
         else:
-            super().shutdown(how)
+            super().shutdown(how)  # type: ignore[misc]
 
     def close(self) -> None:
-        if self.fileno() >= 0:
-            self.lingerer.add(self)
-        super().close()
+        if self.fileno() >= 0:  # type: ignore[attr-defined]
+            self.lingerer.add(self)  # type: ignore[arg-type]
+        super().close()  # type: ignore[misc]
+
+
+class Connection(Lingering, socket.socket):
+    """A client's connection."""
+
+
+class TLSConnection(Lingering, ssl.SSLSocket):
+    """The same behind TLS."""
 
 
 class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
@@ -79,7 +88,8 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
     def run(self) -> None:
         """SyncWorker.run with our waiting prepared."""
         if self.supervisor is not None:
-            self.lingerer = gate.Lingerer()
+            self.lingerer = Lingering.lingerer = gate.Lingerer()
+            self.cfg.set("ssl_context", lingering(self.cfg.ssl_context))
             self.last_active = 0
             self.accept_again_at = 0.0
             self.names = {listener: gate.ListenerName(listener) for listener in self.sockets}
@@ -112,7 +122,6 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         fd, address = self.accept_from(listener) if stopping else listener._accept()
         accepted_at = self.count_accepted()
         connection = Connection(*self.kinds[listener], fd)
-        connection.lingerer = self.lingerer
         connection.setblocking(True)
         if self.has_spoken(connection):
             self.serve(listener, connection, address)
@@ -248,3 +257,14 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             self.lingerer.close()
             self.finished()
             raise sync.StopWaiting
+
+
+def lingering(make: Callable[..., ssl.SSLContext]) -> Callable[..., ssl.SSLContext]:
+    """The ssl_context setting `make` (gunicorn 21 on), with connections that linger."""
+
+    def ssl_context(config: Any, default: Any) -> ssl.SSLContext:
+        context = make(config, default)
+        context.sslsocket_class = TLSConnection
+        return context
+
+    return ssl_context
