@@ -7,7 +7,7 @@ import ssl
 
 import pytest
 import trustme
-from harness import Client, assert_clean, assert_within, ends
+from harness import Client, assert_clean, assert_within, ends, now, request
 
 LONG = ("--keep-alive", "75")
 
@@ -103,3 +103,27 @@ def test_the_deadline_speaks_tls(secure, worker):
     assert end.status == 503 and end.closes
     server.wait_gone()
     assert server.status == 5
+
+
+@pytest.mark.contract(11)
+def test_a_body_that_nobody_reads_destroys_no_response(secure, worker):
+    server = secure(worker, delay=0.2)
+    client = secure.connect(server)
+    whole = request("/early/it", "POST", ("Connection: close",), 1_000_000 * b"x")
+    client.send(whole[:1000])
+    server.gate.entered("it").release()
+    client.send(whole[1000:])
+    end = client.ending()
+    assert (end.status, len(end.body)) == (413, 400_000), str(end)
+    server.terminate()
+    assert_clean(server)
+
+
+@pytest.mark.contract(11)
+def test_a_client_that_never_closes_delays_nobody(secure, worker):
+    server = secure(worker, delay=0.2)
+    assert secure.connect(server).ask(headers=("Connection: close",)).closes
+    began = now()
+    end = secure.connect(server).ask()
+    assert end.status == 200
+    assert_within(1.0, end.at, began, "another client's answer")
