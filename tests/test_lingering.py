@@ -78,30 +78,39 @@ def slow_client(server):
     return client
 
 
-def exchange(server, data, before_the_answer=lambda: None):
-    """Send the first byte behind the head, let the application answer, send the rest, then read."""
+def begin(server, data):
+    """Send the first byte behind the head, up to where the application stands."""
     client = slow_client(server)
-    head = data.index(b"\r\n\r\n") + 5
-    client.send(data[:head])
-    held = server.gate.entered("it")
-    before_the_answer()
+    client.send(data[: data.index(b"\r\n\r\n") + 5])
+    return client, server.gate.entered("it")
+
+
+def finish(client, held, data):
+    """Let the application answer, send all the rest, and only then read."""
     held.release()
-    client.send(data[head:])
-    end = client.ending()
-    return end, client
+    client.send(data[data.index(b"\r\n\r\n") + 5 :])
+    return client.ending()
 
 
 @pytest.mark.parametrize("data", UNREAD.values(), ids=UNREAD)
 def test_bytes_that_nobody_reads_destroy_no_response(serve, worker, data):
-    server = serve(worker, delay=0.2)
-    for turn in (lambda: None, server.terminate, server.wait_draining):
-        if turn == server.wait_draining:
-            server.terminate()
-        end, client = exchange(server, data, turn)
+    server = serve(worker, workers=3, delay=0.2)
+    begun = [begin(server, data) for _ in range(3)]
+    for (client, held), turn in zip(
+        begun, (lambda: None, server.terminate, server.wait_draining), strict=True
+    ):
+        turn()
+        end = finish(client, held, data)
         assert (end.status, len(end.body)) == (413, EARLY), str(end)
         if end.closes:
             assert client.end().kind == "eof"
     assert_clean(server)
+
+
+@pytest.mark.parametrize("stock", ("sync", "gthread", "gevent"))
+def test_bytes_that_nobody_reads_destroy_no_response_on_stock(serve, stock):
+    data = UNREAD["length, close"]
+    assert finish(*begin(serve(stock), data), data).kind == "reset"
 
 
 def refused_head(server):
@@ -121,9 +130,3 @@ def test_a_head_that_is_refused_is_answered_all_the_same(serve, worker):
 def test_a_head_that_is_refused_is_answered_all_the_same_on_stock(serve, stock):
     _, after = refused_head(serve(stock))
     assert after.kind == "reset"
-
-
-@pytest.mark.parametrize("stock", ("sync", "gthread", "gevent"))
-def test_bytes_that_nobody_reads_destroy_no_response_on_stock(serve, stock):
-    end, _ = exchange(serve(stock), UNREAD["length, close"])
-    assert end.kind == "reset"
