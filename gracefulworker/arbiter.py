@@ -280,7 +280,7 @@ class Supervisor:
         try:
             self.stock.handle_hup()
         except _LeaveReload:
-            if self.arbiter.dirty_arbiter_pid:
+            if getattr(self.arbiter, "dirty_arbiter_pid", 0):  # 25.0 on
                 self.arbiter.kill_dirty_arbiter(signal.SIGHUP)  # the last step of handle_hup
         finally:
             self.reloading = False
