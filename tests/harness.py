@@ -696,8 +696,12 @@ class Server:
         """What `gunicornc` does; the server has "--control-socket", CONTROL among its options."""
         from gunicorn.ctl.client import ControlClient
 
-        self.wait_log("^Control socket listening")
-        with ControlClient(str(self.dir / CONTROL), CEILING) as client:
+        # The control server is taken down and put up again around each fork; once it listens it
+        # gives its socket this mode.
+        limit, path = now() + CEILING, self.dir / CONTROL
+        while not path.exists() or path.stat().st_mode & 0o777 != 0o600:
+            assert now() < limit, "no control socket"
+        with ControlClient(str(path), CEILING) as client:
             client.send_command(command)
 
     def killpg(self, number: int) -> float:
