@@ -32,7 +32,7 @@ from gunicorn.errors import HaltServer
 from gracefulworker import gate, gunicorn23, settings
 from gracefulworker.container import shell_as_pid1
 from gracefulworker.crew import Crew
-from gracefulworker.ending import is_held_by_threads, leave
+from gracefulworker.ending import is_command, is_held_by_threads, leave
 from gracefulworker.gatekeeper import Gatekeeper
 from gracefulworker.lifecycle import Lifecycle, Listeners, Slot
 from gracefulworker.listener_sets import ListenerSets
@@ -454,7 +454,7 @@ class Supervisor:
                 self.crew.fold_gone()
                 began = self.page.term_at or self.quick_at
                 self.crew.totals.summarise(self.log, began, self.quick)
-            if is_held_by_threads():
+            if is_command(self.arbiter.app) or is_held_by_threads():
                 leave(stop)
             raise
 
