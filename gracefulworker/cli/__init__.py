@@ -2,7 +2,8 @@
 
 Such a module has two functions: ``configure(parser)`` adds its arguments, and ``run(arguments)``
 returns the exit status. It is imported when its name is given, so that one command's extra is not
-needed for another's. What may be changed here: the list of subcommands.
+needed for another's. What is given after ``--`` is left alone: a command that passes it on has the
+default ``passed_on=()``. What may be changed here: the list of subcommands.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 COMMANDS: dict[str, str] = {
     "plan": "show how a shutdown will go with given settings, and the time that it needs",
     "check": "find what would lose requests in manifests, Dockerfiles, Procfiles and scripts",
+    "rehearse": "see what a rolling update does to the requests of an application",
 }
 
 
@@ -30,5 +32,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             module = importlib.import_module(f"gracefulworker.cli.{command}")
             module.configure(subparser)
             subparser.set_defaults(run=module.run)
-    arguments = parser.parse_args(given)
+    own, passed_on = _split(given)
+    arguments = parser.parse_args(own)
+    if passed_on and not hasattr(arguments, "passed_on"):
+        parser.error(f"{arguments.command} takes nothing after --")
+    arguments.passed_on = passed_on
     return int(arguments.run(arguments))
+
+
+def _split(given: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before the first ``--`` and what stands after it.
+
+    Not left to argparse, whose optional positionals are used up before the first option.
+    """
+    at = given.index("--") if "--" in given else len(given)
+    return given[:at], given[at + 1 :]

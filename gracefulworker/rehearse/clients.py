@@ -1,0 +1,236 @@
+"""Who asks what, and when: the kinds of client, and the seeded schedule that they keep.
+
+The schedule is open: a request is due at a time that does not depend on how the one before it went,
+and a slow answer postpones nobody else's. The same seed gives the same times and requests. Nothing
+is asked a second time.
+
+What may be changed here: kinds of client, and how much of the load is whose. A kind may not wait
+for another's answer, nor know anything of the rollout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, replace
+
+from gracefulworker.rehearse.journal import Close, Ending, Exchange, Journal
+from gracefulworker.rehearse.plan import Plan
+from gracefulworker.rehearse.wire import Answer, Connection, Lost, Request, Service
+
+#: Mean seconds between two requests of a keep-alive client; a client has one of these.
+THINK = (0.2, 0.4, 0.8, 1.6, 3.2)
+
+#: Of so many keep-alive clients one is a sleeper: it asks once and says nothing any more.
+SLEEPER_EACH = 10
+
+#: The rate of each of the rarer kinds, as a share of the fresh connections' rate.
+RARE = 0.1
+
+#: Seconds that a late speaker is silent for, and over which slow requests and uploads are spread.
+SILENCE = (0.2, 1.2)
+SPREAD = 1.0
+PIECES = 5
+
+UPLOAD_SIZE = 64 * 1024
+
+#: How often everything is asked for before the rollout.
+LESSONS = 2
+
+
+class Unusable(Exception):
+    """The application cannot be rehearsed with; the argument is a sentence."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of client that uses a connection once."""
+
+    name: str
+    requests: tuple[Request, ...]
+    rate: float  #: requests a second
+    silence: tuple[float, float] = (0.0, 0.0)  #: seconds before the first byte
+
+
+def plain_requests(plan: Plan) -> tuple[Request, ...]:
+    return tuple(Request(method, path, body) for method, path, body in plan.paths)
+
+
+def kinds(plan: Plan) -> list[Kind]:
+    """All kinds but the keep-alive clients; those without a path in the plan are left out."""
+    plain, rare = plain_requests(plan), plan.rate * RARE
+    pause = SPREAD / (PIECES - 1)
+    halting = tuple(replace(request, head_pieces=PIECES, pause=pause) for request in plain)
+    found = [
+        Kind("fresh", plain, plan.rate),
+        Kind("slow request", halting, rare),
+        Kind("late speaker", plain, rare, SILENCE),
+    ]
+    if plan.slow:
+        found.append(Kind("slow answer", (Request("GET", plan.slow),), rare))
+    if plan.stream:
+        found.append(Kind("stream", (Request("GET", plan.stream),), rare))
+    if plan.upload:
+        body = random.Random(plan.seed).randbytes(UPLOAD_SIZE)
+        request = Request("POST", plan.upload, body, body_pieces=PIECES, pause=pause)
+        found.append(Kind("slow upload", (request,), rare))
+    return found
+
+
+class Clients:
+    """All clients of one rollout."""
+
+    def __init__(self, plan: Plan, service: Service, journal: Journal) -> None:
+        self._plan, self._service, self._journal = plan, service, journal
+        self._answers: dict[tuple[str, str], list[Answer]] = {}
+        self._sources: list[asyncio.Task[None]] = []
+        self._asking: set[asyncio.Task[None]] = set()
+        self._pools: list[list[Connection]] = []
+
+    async def learn(self, at_once: int) -> None:
+        """Ask for everything before the rollout; later answers are held against these.
+
+        Twice, and so often `at_once` that probably each pod is asked: what differs between two
+        moments or two pods is not compared later.
+
+        :raises Unusable: a request fails when nothing has happened yet.
+        """
+        requests = {request for kind in kinds(self._plan) for request in kind.requests}
+        for _ in range(LESSONS):
+            await asyncio.gather(*(self._learn(r) for r in requests for _ in range(at_once)))
+
+    async def _learn(self, request: Request) -> None:
+        journal = Journal()  # of its own: this is not part of the rollout
+        exchange = Exchange("before", str(request), 0.0, 0.0)
+        patience = self._plan.timeout + request.duration
+        connecting = Connection.open(journal, self._service, journal.open("before"))
+        try:
+            connection = await asyncio.wait_for(connecting, patience)
+            answer = await asyncio.wait_for(connection.ask(request, exchange), patience)
+        except Lost as lost:
+            raise Unusable(f"{request} ended so before the rollout: {lost}") from None
+        except asyncio.TimeoutError:
+            raise Unusable(
+                f"{request} was not answered within {patience:g} s before the rollout"
+            ) from None
+        connection.close()
+        if answer.status >= 500:
+            raise Unusable(f"{request} was answered {answer.status} before the rollout")
+        self._answers.setdefault((request.method, request.path), []).append(answer)
+
+    def start(self) -> None:
+        sources = [self._once(kind) for kind in kinds(self._plan)]
+        for number in range(self._plan.connections):
+            sleeps = number % SLEEPER_EACH == SLEEPER_EACH - 1
+            sources.append(self._sleeper() if sleeps else self._keep_alive(number))
+        self._sources = [asyncio.ensure_future(source) for source in sources]
+
+    async def stop(self) -> None:
+        """Ask for nothing new, and finish what was asked; idle connections stay open."""
+        await _cancel(self._sources)
+        if self._asking:
+            await asyncio.wait(self._asking)
+
+    async def clean_up(self) -> None:
+        await _cancel([*self._sources, *self._asking])
+        for connection in itertools.chain(*self._pools):
+            connection.transport.abort()
+
+    # The kinds
+
+    async def _once(self, kind: Kind) -> None:
+        rng = random.Random(f"{self._plan.seed}/{kind.name}")
+        async for due in _arrivals(rng, kind.rate):
+            request = replace(rng.choice(kind.requests), silence=rng.uniform(*kind.silence))
+            self._spawn(self._exchange(kind.name, request, due, None))
+
+    async def _keep_alive(self, number: int) -> None:
+        rng = random.Random(f"{self._plan.seed}/keep-alive/{number}")
+        requests = plain_requests(self._plan)
+        pool: list[Connection] = []
+        self._pools.append(pool)
+        async for due in _arrivals(rng, 1 / THINK[number % len(THINK)]):
+            self._spawn(self._exchange("keep-alive", rng.choice(requests), due, pool))
+
+    async def _sleeper(self) -> None:
+        pool: list[Connection] = []
+        self._pools.append(pool)
+        now = asyncio.get_running_loop().time()
+        await self._exchange("sleeper", plain_requests(self._plan)[0], now, pool)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _exchange(
+        self, kind: str, request: Request, due: float, pool: list[Connection] | None
+    ) -> None:
+        """One request: on an idle connection of `pool`, or on a new one."""
+        connection = self._take(pool)
+        track = connection.track if connection else self._journal.open(kind)
+        late = asyncio.get_running_loop().time() - due
+        began = self._journal.now()
+        exchange = Exchange(kind, str(request), began - late, began)
+        track.exchanges.append(exchange)
+        patience = self._plan.timeout + request.duration
+        try:
+            if connection is None:
+                connecting = Connection.open(self._journal, self._service, track)
+                connection = await asyncio.wait_for(connecting, patience)
+            answer = await asyncio.wait_for(connection.ask(request, exchange), patience)
+            exchange.ending = self._judge(request, answer)
+        except Lost as lost:
+            exchange.ending = lost.ending
+        except asyncio.TimeoutError:
+            exchange.ending = Ending.TIMEOUT
+        exchange.ended = self._journal.now()
+        if connection is None:
+            track.end(exchange.ended, Close.LOST)
+        elif connection.reusable and pool is not None:
+            pool.append(connection)
+        else:
+            connection.close()
+
+    def _take(self, pool: list[Connection] | None) -> Connection | None:
+        """What was idle for the shortest time; what has ended, or was idle too long, is dropped.
+
+        A connection that is idle for the whole of a server's delay cannot be told of the end, so
+        a request may cross its close (RFC 9112 section 9.6). Hence a pool's own limit.
+        """
+        oldest = self._journal.now() - self._plan.idle_limit
+        while pool:
+            connection = pool.pop()
+            if connection.reusable and (connection.track.idle_since or 0.0) > oldest:
+                return connection
+            connection.close()
+        return None
+
+    def _judge(self, request: Request, answer: Answer) -> Ending:
+        before = self._answers[request.method, request.path]
+        if answer.status >= 500:
+            return Ending.SERVER_ERROR
+        if answer.status not in {a.status for a in before}:
+            return Ending.WRONG
+        bodies = {a.body for a in before}
+        if self._plan.same_body and len(bodies) == 1 and answer.body not in bodies:
+            return Ending.WRONG
+        return Ending.OK
+
+
+async def _arrivals(rng: random.Random, rate: float) -> AsyncIterator[float]:
+    """Times of the event loop at which something is due, `rate` a second, each when it has come."""
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    while True:
+        due += rng.expovariate(rate)
+        await asyncio.sleep(max(0.0, due - loop.time()))
+        yield due
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

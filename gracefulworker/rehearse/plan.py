@@ -1,0 +1,32 @@
+"""What is rehearsed: the figures of a rollout, fixed before anything starts.
+
+What may be changed here: a figure is one line. Times are in seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rollout and its load, the same for each worker class."""
+
+    app: str
+    options: tuple[str, ...] = ()  #: gunicorn's own, from the user
+    pods: int = 3
+    lag: float = 3.0  #: from SIGTERM to the end of the endpoint
+    grace: float = 30.0  #: from SIGTERM to SIGKILL
+    warm_up: float = 2.0  #: of load before the first pod is replaced
+    seed: int = 1
+    rate: float = 20.0  #: requests a second, each on a connection of its own
+    connections: int = 30  #: keep-alive connections
+    idle_limit: float = 4.0  #: after which a client's pool closes an idle connection itself
+    timeout: float = 10.0  #: what a client waits for an answer, beside its own pauses
+    ready_path: str = "/"
+    ready_within: float = 30.0
+    paths: tuple[tuple[str, str, bytes], ...] = (("GET", "/", b""),)  #: method, path, body
+    slow: str | None = None  #: a path whose answer takes its time
+    stream: str | None = None  #: a path whose answer comes in pieces
+    upload: str | None = None  #: a path that takes a POST
+    same_body: bool = True  #: an answer that never differed before the rollout must not differ

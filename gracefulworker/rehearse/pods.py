@@ -1,0 +1,181 @@
+"""One pod: a gunicorn process of the user's application, from its start to its exit.
+
+What the kubelet does is done here: start, readiness probe, SIGTERM, SIGKILL at the grace period.
+gunicorn is started as a user would start it, with the options of the user's own; only the worker
+class and the address are set.
+
+What may be changed here: what is noted of a pod. Signals go to the arbiter alone, as in a
+container; SIGKILL goes to all of its process group, as the container's end does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+#: Seconds between two readiness probes, and the time that one may take.
+PROBE_PERIOD = 0.05
+PROBE_TIMEOUT = 5.0
+
+#: Where a pod of ours stands, by the beginning of a log line.
+PHASE_LINES = {"lame duck:": "lame_duck", "draining:": "gate", "stopped:": "stopped"}
+
+_LIBC = ctypes.CDLL(None)  # loaded here, not between fork and exec
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class NotReady(Exception):
+    """The pod cannot be rehearsed with; the argument is a sentence, followed by its log."""
+
+
+@dataclass
+class Place:
+    """Where a pod lives: its address as the Service knows it, and how gunicorn comes by it."""
+
+    address: tuple[str, int]
+    bind: str  #: for gunicorn's -b
+    prefix: tuple[str, ...] = ()  #: a command that leads into the pod's namespace
+    listener: socket.socket | None = None  #: handed down, if `bind` is a descriptor
+
+
+@dataclass
+class Pod:
+    """A pod. `marks` has the times of what happened to it, by name, in the journal's seconds:
+
+    started, ready, sigterm, endpoint_gone, lame_duck, gate, stopped, sigkill, exit.
+    """
+
+    name: str
+    place: Place
+    clock: Callable[[], float]
+    marks: dict[str, float] = field(default_factory=dict)
+    log: list[tuple[float, str]] = field(default_factory=list)
+    status: int | None = None
+
+    def start(self, worker: str, app: str, options: tuple[str, ...]) -> None:
+        """Start gunicorn in a session of its own."""
+        command = [*self.place.prefix, sys.executable, "-m", "gunicorn", *options]
+        command += ["-k", worker, "-b", self.place.bind, app]
+        listener = self.place.listener
+        self.marks["started"] = self.clock()
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=() if listener is None else [listener.fileno()],
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
+        if listener is not None:
+            listener.close()  # else it would go on accepting when the pod has gone
+        loop = asyncio.get_running_loop()
+        self.gone: asyncio.Future[None] = loop.create_future()
+        threading.Thread(target=self._wait, args=(loop,), daemon=True).start()
+        self._reader = asyncio.ensure_future(self._read_log())
+
+    async def wait_ready(self, path: str, within: float) -> None:
+        """Probe `path` until it is answered with less than 500, as a readiness probe does.
+
+        :raises NotReady: it has exited, or `within` seconds are over.
+        """
+        give_up = self.clock() + within
+        while not await self._probe(path):
+            if self.gone.done():
+                await asyncio.wait([self._reader], timeout=1)
+                raise NotReady(f"{self.name} exited with status {self.status} at its start")
+            if self.clock() > give_up:
+                raise NotReady(f"{self.name} did not answer GET {path} within {within:g} s")
+            await asyncio.sleep(PROBE_PERIOD)
+        self.marks["ready"] = self.clock()
+
+    async def _probe(self, path: str) -> bool:
+        request = f"GET {path} HTTP/1.1\r\nHost: rehearsal\r\nConnection: close\r\n\r\n"
+        try:
+            reader, writer = await asyncio.open_connection(*self.place.address)
+        except OSError:
+            return False
+        try:
+            writer.write(request.encode())
+            line = await asyncio.wait_for(reader.readline(), PROBE_TIMEOUT)
+            await asyncio.wait_for(reader.read(), PROBE_TIMEOUT)
+        except (OSError, asyncio.TimeoutError):
+            return False
+        finally:
+            writer.close()
+        return line[9:10] in (b"2", b"3", b"4")
+
+    def signal(self, number: int, mark: str) -> None:
+        """Send a signal to the arbiter, if it is still there."""
+        if self.status is None:
+            self.marks[mark] = self.clock()
+            self._process.send_signal(number)
+
+    async def stop(self, grace: float) -> None:
+        """SIGTERM, and SIGKILL if it is still there after `grace` seconds."""
+        self.signal(signal.SIGTERM, "sigterm")
+        await asyncio.wait([self.gone], timeout=grace)
+        if not self.gone.done():
+            self.marks["sigkill"] = self.clock()
+            self.kill()
+            await asyncio.wait([self.gone])
+
+    def kill(self) -> None:
+        """SIGKILL to all its processes, as the end of a container does.
+
+        The group keeps its number as long as one of them lives, and the system gives a number to
+        somebody else much later than this is called.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def clean_up(self) -> None:
+        """End whatever is left, and reap it."""
+        self.kill()
+        await self.gone
+        await self._reader
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread of its own: reap the arbiter, and note when that was."""
+        status = self._process.wait()
+        loop.call_soon_threadsafe(self._exited, status, self.clock())
+
+    def _exited(self, status: int, at: float) -> None:
+        self.status, self.marks["exit"] = status, at
+        self.kill()  # what the arbiter left behind ends with the container
+        self.gone.set_result(None)
+
+    async def _read_log(self) -> None:
+        """Note each line, up to the end of all processes that hold the pipe."""
+        assert self._process.stdout is not None, "it was asked for"
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout
+        )
+        try:
+            while line := await reader.readline():
+                self._note(line.decode(errors="replace").rstrip("\n"))
+        finally:
+            transport.close()
+
+    def _note(self, line: str) -> None:
+        self.log.append((self.clock(), line))
+        message = line.rpartition("] ")[2]
+        for beginning, mark in PHASE_LINES.items():
+            if message.startswith(beginning):
+                self.marks.setdefault(mark, self.clock())
+
+
+def _end_with_parent() -> None:
+    """In the child: stop quickly should the rehearsal die (prctl(2)); gunicorn ends its workers."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
