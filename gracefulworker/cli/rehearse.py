@@ -64,10 +64,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rollout = parser.add_argument_group("the rollout (times in seconds)")
     _number(rollout, "--pods", int, 3, 1, 10, "how many there are")
     _number(rollout, "--lag", float, 3.0, 0, 60, "from SIGTERM until a pod is chosen no more")
+    _number(rollout, "--warm-up", float, 2.0, 0, 60, "of load before the first pod is replaced")
     _number(rollout, "--grace", float, 30.0, 0, 900, "from SIGTERM to SIGKILL")
     rollout.add_argument(
         "--ready-path", default="/", metavar="PATH", help="the readiness probe's (default: /)"
     )
+    _number(rollout, "--ready-within", float, 30.0, 0.1, 600, "until a new pod must be ready")
     rollout.add_argument(
         "--service",
         choices=("balancer", "iptables"),
@@ -83,10 +85,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         load,
         "--idle-limit",
         float,
-        4.0,
+        1.5,
         0,
         3600,
-        "seconds after which a client closes an idle connection itself; best below the delay",
+        "seconds after which a client closes an idle connection itself: less than the delay, and"
+        " than gunicorn's --keep-alive",
     )
     _number(load, "--timeout", float, 10.0, 0.1, 300, "seconds that an answer may take")
     _number(load, "--seed", int, 1, 0, 2**31, "of the clients' schedule")
@@ -230,12 +233,14 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         pods=arguments.pods,
         lag=arguments.lag,
         grace=arguments.grace,
+        warm_up=arguments.warm_up,
         seed=arguments.seed,
         rate=arguments.rate,
         connections=arguments.connections,
         idle_limit=arguments.idle_limit,
         timeout=arguments.timeout,
         ready_path=arguments.ready_path,
+        ready_within=arguments.ready_within,
         paths=paths,
         slow=arguments.slow,
         stream=arguments.stream,

@@ -97,7 +97,11 @@ class Clients:
 
         :raises Unusable: a request fails when nothing has happened yet.
         """
-        requests = {request for kind in kinds(self._plan) for request in kind.requests}
+        requests = {
+            replace(request, head_pieces=1, body_pieces=1, pause=0.0)
+            for kind in kinds(self._plan)
+            for request in kind.requests
+        }
         for _ in range(LESSONS):
             await asyncio.gather(*(self._learn(r) for r in requests for _ in range(at_once)))
 
@@ -144,7 +148,7 @@ class Clients:
         rng = random.Random(f"{self._plan.seed}/{kind.name}")
         async for due in _arrivals(rng, kind.rate):
             request = replace(rng.choice(kind.requests), silence=rng.uniform(*kind.silence))
-            self._spawn(self._exchange(kind.name, request, due, None))
+            self._spawn(self._exchange_once(kind.name, request, due))
 
     async def _keep_alive(self, number: int) -> None:
         rng = random.Random(f"{self._plan.seed}/keep-alive/{number}")
@@ -165,36 +169,51 @@ class Clients:
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 
+    async def _exchange_once(self, kind: str, request: Request, due: float) -> None:
+        """One request on a connection of its own."""
+        used: list[Connection] = []
+        await self._exchange(kind, request, due, used)
+        for connection in used:
+            connection.close()
+
     async def _exchange(
-        self, kind: str, request: Request, due: float, pool: list[Connection] | None
+        self, kind: str, request: Request, due: float, pool: list[Connection]
     ) -> None:
         """One request: on an idle connection of `pool`, or on a new one."""
-        connection = self._take(pool)
-        track = connection.track if connection else self._journal.open(kind)
-        late = asyncio.get_running_loop().time() - due
-        began = self._journal.now()
-        exchange = Exchange(kind, str(request), began - late, began)
-        track.exchanges.append(exchange)
+        noted_due = self._journal.now() - (asyncio.get_running_loop().time() - due)
         patience = self._plan.timeout + request.duration
         try:
+            await asyncio.wait_for(self._converse(kind, request, noted_due, pool), patience)
+        except asyncio.TimeoutError:
+            return  # noted there
+
+    async def _converse(
+        self, kind: str, request: Request, due: float, pool: list[Connection]
+    ) -> None:
+        """The exchange itself. From the look at an idle connection to the first byte sent on it
+        nothing else runs, or it might be closed meanwhile."""
+        connection = self._take(pool)
+        track = connection.track if connection else self._journal.open(kind)
+        exchange = Exchange(kind, str(request), due, self._journal.now())
+        track.exchanges.append(exchange)
+        try:
             if connection is None:
-                connecting = Connection.open(self._journal, self._service, track)
-                connection = await asyncio.wait_for(connecting, patience)
-            answer = await asyncio.wait_for(connection.ask(request, exchange), patience)
+                connection = await Connection.open(self._journal, self._service, track)
+            answer = await connection.ask(request, exchange)
             exchange.ending = self._judge(request, answer)
         except Lost as lost:
             exchange.ending = lost.ending
-        except asyncio.TimeoutError:
+        except asyncio.CancelledError:
             exchange.ending = Ending.TIMEOUT
-        exchange.ended = self._journal.now()
-        if connection is None:
-            track.end(exchange.ended, Close.LOST)
-        elif connection.reusable and pool is not None:
-            pool.append(connection)
-        else:
-            connection.close()
+            raise
+        finally:
+            exchange.ended = self._journal.now()
+            if connection is None:
+                track.end(exchange.ended, Close.LOST)
+            elif connection.reusable:
+                pool.append(connection)
 
-    def _take(self, pool: list[Connection] | None) -> Connection | None:
+    def _take(self, pool: list[Connection]) -> Connection | None:
         """What was idle for the shortest time; what has ended, or was idle too long, is dropped.
 
         A connection that is idle for the whole of a server's delay cannot be told of the end, so

@@ -21,7 +21,7 @@ class Plan:
     seed: int = 1
     rate: float = 20.0  #: requests a second, each on a connection of its own
     connections: int = 30  #: keep-alive connections
-    idle_limit: float = 4.0  #: after which a client's pool closes an idle connection itself
+    idle_limit: float = 1.5  #: after which a client's pool closes an idle connection itself
     timeout: float = 10.0  #: what a client waits for an answer, beside its own pauses
     ready_path: str = "/"
     ready_within: float = 30.0

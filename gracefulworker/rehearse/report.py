@@ -88,20 +88,21 @@ def _pods_table(results: list[Result]) -> Table:
     table = Table(
         title="The end of each pod",
         title_justify="left",
-        caption="overtime: from the last request, or the delay's end, to the exit; idle closed:"
-        " connections closed unannounced (in brackets those idle since before SIGTERM)",
+        caption="exit: seconds after SIGTERM; overtime: seconds from the last request, or the"
+        " delay's end, to the exit; idle closed: connections closed unannounced (in brackets"
+        " those idle since before SIGTERM)",
         caption_justify="left",
     )
     table.add_column("pod", no_wrap=True)
-    for column in ("exit after", "overtime", "status", "SIGKILL", "idle closed"):
+    for column in ("exit", "overtime", "status", "SIGKILL", "idle closed"):
         table.add_column(column, justify="right")
     for result in results:
         for pod in result.old_pods:
             told, asleep = result.idle_closes(pod)
             table.add_row(
                 f"{result.worker}, {pod.name}",
-                f"{pod.marks['exit'] - pod.marks['sigterm']:.2f} s",
-                f"{result.overtime(pod):.2f} s",
+                f"{pod.marks['exit'] - pod.marks['sigterm']:.2f}",
+                f"{result.overtime(pod):.2f}",
                 str(pod.status),
                 "needed" if "sigkill" in pod.marks else "no",
                 f"{len(told)} ({len(asleep)})",

@@ -154,7 +154,8 @@ class Connection(asyncio.Protocol):
         return answer
 
     async def _send(self, request: Request) -> None:
-        await asyncio.sleep(request.silence)
+        if request.silence:
+            await asyncio.sleep(request.silence)
         headers = [("Host", "rehearsal"), ("User-Agent", "gracefulworker-rehearse")]
         if request.body:
             headers += [

@@ -1,0 +1,24 @@
+"""An application that boots fast, for rehearsals."""
+
+import time
+
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    body = environ["wsgi.input"].read() or path.encode()
+    if path == "/broken":
+        start_response("500 Internal Server Error", [("Content-Length", "0")])
+        return []
+    if path == "/slow":
+        time.sleep(0.5)
+    if path == "/stream":
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return drops()
+    start_response("200 OK", [("Content-Length", str(len(body))), ("Content-Type", "text/plain")])
+    return [body]
+
+
+def drops():
+    for number in range(5):
+        time.sleep(0.1)
+        yield b"drop %d\n" % number

@@ -1,0 +1,55 @@
+"""The rollout behind kube-proxy's own rules: three pods, a lag of 3 s, five seeds, each worker.
+
+Minutes long, so not part of the default suite: ``tox -e rollout``. What is held here: nothing is
+lost, no idle connection is closed unannounced unless it was idle for the whole delay, no pod has to
+be killed, and each is gone 300 ms after its last active request or the end of the delay. The
+control beside it, stock with the same seed, loses dozens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from test_rehearse import HERE, ROOT, needs_kube_proxy
+
+#: Enough for the slow requests that a run has at once.
+CAPACITY = {
+    "sync": ["--workers", "6"],
+    "gthread": ["--workers", "2", "--threads", "8"],
+    "gevent": ["--workers", "2"],
+}
+
+
+@needs_kube_proxy
+@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("engine", CAPACITY)
+def test_nothing_is_lost(tmp_path, engine, seed):
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", "gracefulworker", "rehearse", "rehearsed:app"]
+    command += ["-k", f"gracefulworker.{engine}", "--against", "stock"]
+    command += ["--service", "iptables", "--lag", "3", "--seed", str(seed), "--json", str(out)]
+    command += [
+        "--slow",
+        "/slow",
+        "--stream",
+        "/stream",
+        "--upload",
+        "/upload",
+        "--idle-limit",
+        "4",
+    ]
+    command += ["--", *CAPACITY[engine], "--keep-alive", "65"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=HERE, env=env, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    ours, stock = json.loads(out.read_text())["rollouts"]
+    assert ours["lost"] == 0
+    for pod in ours["pods"][:3]:
+        assert "sigkill" not in pod["marks"]
+        assert pod["idle_closed"] == 0
+        assert pod["overtime"] < 0.3
+    assert stock["lost"] >= 24
