@@ -5,6 +5,7 @@ from __future__ import annotations
 import gunicorn
 import harness
 import pytest
+from rehearsals import Rehearsal
 
 WORKERS = ("sync", "gthread", "gevent")
 
@@ -45,6 +46,20 @@ def serve(request):
     yield start
     for server in servers:
         server.close()
+
+
+@pytest.fixture
+def rehearse(tmp_path):
+    """Starts a short rehearsal; all of it is gone when the test is over."""
+    started = []
+
+    def start(*options):
+        started.append(Rehearsal(tmp_path, *options))
+        return started[-1]
+
+    yield start
+    for rehearsal in started:
+        rehearsal.close()
 
 
 @pytest.fixture(autouse=True, scope="session")

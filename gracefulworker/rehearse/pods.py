@@ -89,7 +89,13 @@ class Pod:
         :raises NotReady: it has exited, or `within` seconds are over.
         """
         give_up = self.clock() + within
-        while not await self._probe(path):
+        while True:
+            # Not wait_for, which forgets a cancellation that comes together with the result.
+            probe = asyncio.ensure_future(self._probe(path))
+            await asyncio.wait([probe], timeout=PROBE_TIMEOUT)
+            if probe.done() and probe.result():
+                break
+            probe.cancel()
             if self.gone.done():
                 await asyncio.wait([self._reader], timeout=1)
                 raise NotReady(f"{self.name} exited with status {self.status} at its start")
@@ -106,13 +112,17 @@ class Pod:
             return False
         try:
             writer.write(request.encode())
-            line = await asyncio.wait_for(reader.readline(), PROBE_TIMEOUT)
-            await asyncio.wait_for(reader.read(), PROBE_TIMEOUT)
-        except (OSError, asyncio.TimeoutError):
+            line = await reader.readline()
+            await reader.read()
+        except OSError:
             return False
         finally:
             writer.close()
         return line[9:10] in (b"2", b"3", b"4")
+
+    def is_leaving(self, at: float) -> bool:
+        """Whether it had got SIGTERM and was still an endpoint, at that time."""
+        return self.marks.get("sigterm", at) < at <= self.marks.get("endpoint_gone", at)
 
     def signal(self, number: int, mark: str) -> None:
         """Send a signal to the arbiter, if it is still there."""

@@ -150,7 +150,7 @@ class _Rollout:
         await self.clients.stop()
         self.tell("the load has ended")
         await asyncio.gather(*deletions)
-        self.journal.settle(self.service.pods_by_port())
+        self._settle()
         return Result(self.worker, plan, self.journal, self.pods, (begin, end))
 
     def tell(self, what: str) -> None:
@@ -198,3 +198,12 @@ class _Rollout:
         while True:
             await asyncio.sleep(LOOK_PERIOD)
             self.journal.settle(self.service.pods_by_port())
+
+    def _settle(self) -> None:
+        """Note the pods of what is left, at the end."""
+        self.journal.settle(self.service.pods_by_port())
+        for track in self.journal.tracks:
+            if track.pod is None:
+                # The kernel keeps nothing of a refusal; it was one that is leaving, if only one is.
+                leaving = [pod.name for pod in self.pods if pod.is_leaving(track.opened)]
+                track.pod = leaving[0] if len(leaving) == 1 else None

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
-from test_rehearse import HERE, ROOT, needs_kube_proxy
+from rehearsals import HERE, MOMENTS, ROOT, needs_kube_proxy, networks
 
 #: Enough for the slow requests that a run has at once.
 CAPACITY = {
@@ -53,3 +54,17 @@ def test_nothing_is_lost(tmp_path, engine, seed):
         assert pod["idle_closed"] == 0
         assert pod["overtime"] < 0.3
     assert stock["lost"] >= 24
+
+
+@needs_kube_proxy
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_leaves_nothing(rehearse, moment):
+    """No process is left, and no namespace, link or rule is seen from outside."""
+    before = networks()
+    rehearsal = rehearse("--service", "iptables")
+    rehearsal.wait_line(moment)
+    rehearsal.process.send_signal(signal.SIGINT)
+    assert rehearsal.end() == 130, rehearsal.said
+    assert "Traceback" not in rehearsal.said
+    rehearsal.assert_nothing_left()
+    assert networks() == before
