@@ -44,6 +44,7 @@ gunicorn as it is.
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s APP [options] [-- gunicorn options]"
     parser.description = DESCRIPTION
     parser.add_argument("app", metavar="APP", help="as given to gunicorn: MODULE:CALLABLE")
     parser.add_argument(
