@@ -2,8 +2,8 @@
 
 Such a module has two functions: ``configure(parser)`` adds its arguments, and ``run(arguments)``
 returns the exit status. It is imported when its name is given, so that one command's extra is not
-needed for another's. What is given after ``--`` is left alone: a command that passes it on has the
-default ``passed_on=()``. What may be changed here: the list of subcommands.
+needed for another's. One that has the default ``passed_on=()`` gets there what is given after
+``--``, to pass it on. What may be changed here: the list of subcommands.
 """
 
 from __future__ import annotations
@@ -32,11 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             module = importlib.import_module(f"gracefulworker.cli.{command}")
             module.configure(subparser)
             subparser.set_defaults(run=module.run)
-    own, passed_on = _split(given)
-    arguments = parser.parse_args(own)
-    if passed_on and not hasattr(arguments, "passed_on"):
-        parser.error(f"{arguments.command} takes nothing after --")
-    arguments.passed_on = passed_on
+            if subparser.get_default("passed_on") is not None:
+                given, passed_on = _split(given)
+                subparser.set_defaults(passed_on=passed_on)
+    arguments = parser.parse_args(given)
     return int(arguments.run(arguments))
 
 
