@@ -144,7 +144,7 @@ async def _main(arguments: argparse.Namespace, plan: Plan) -> int:
     _stop_on_signals()
     console = Console(highlight=False)
     if arguments.html:
-        console.print(f"The picture will be here: {arguments.html.resolve()}", soft_wrap=True)
+        console.print("The picture will be here:", arguments.html.resolve(), soft_wrap=True)
     try:
         results = [await _one(arguments, plan, worker, console) for worker in _workers(arguments)]
     except (NotReady, Unusable) as error:
@@ -156,7 +156,7 @@ async def _main(arguments: argparse.Namespace, plan: Plan) -> int:
         arguments.json.write_text(json.dumps(data, indent=1), encoding="utf-8")
     if arguments.html:
         arguments.html.write_text(picture.draw(data), encoding="utf-8")
-        console.print(f"The picture: {arguments.html.resolve().as_uri()}", soft_wrap=True)
+        console.print("The picture:", arguments.html.resolve().as_uri(), soft_wrap=True)
     return 0 if results[0].clean else LOST
 
 
