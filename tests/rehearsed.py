@@ -1,6 +1,9 @@
 """An application that boots fast, for rehearsals."""
 
+import itertools
 import time
+
+SPOILT = itertools.count()
 
 
 def app(environ, start_response):
@@ -9,6 +12,10 @@ def app(environ, start_response):
     if path == "/broken":
         start_response("500 Internal Server Error", [("Content-Length", "0")])
         return []
+    if path == "/time":
+        body = b"%d" % time.time()
+    if path == "/spoilt":
+        body = b"right" if next(SPOILT) < 4 else b"wrong"
     if path == "/slow":
         time.sleep(0.5)
     if path == "/stream":

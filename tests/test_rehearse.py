@@ -63,6 +63,17 @@ def test_a_pod_that_must_be_killed_is_exit_status_1(rehearse):
     assert "had to be killed" in rehearsal.said
 
 
+def test_a_body_that_tells_the_time_is_not_compared(rehearse):
+    rehearsal = rehearse("--pods", "1", "--path", "/time")
+    assert rehearsal.end() == 0, rehearsal.said
+
+
+def test_a_body_that_changes_is_a_loss(rehearse):
+    rehearsal = rehearse("--pods", "1", "--path", "/spoilt")
+    assert rehearsal.end() == 1, rehearsal.said
+    assert rehearsal.rollout()["endings"]["wrong answer"] > 0
+
+
 def test_a_lag_beyond_the_delay_is_named(rehearse):
     rehearsal = rehearse("--pods", "1", "--lag", "1.8")
     assert rehearsal.end() == 1, rehearsal.said

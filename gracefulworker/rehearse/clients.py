@@ -36,8 +36,9 @@ PIECES = 5
 
 UPLOAD_SIZE = 64 * 1024
 
-#: How often everything is asked for before the rollout.
-LESSONS = 2
+#: Seconds between the two times at which everything is asked for before the rollout: a body that
+#: tells the time differs then.
+LESSON_GAP = 1.1
 
 
 class Unusable(Exception):
@@ -102,7 +103,8 @@ class Clients:
             for kind in kinds(self._plan)
             for request in kind.requests
         }
-        for _ in range(LESSONS):
+        for pause in (0.0, LESSON_GAP):
+            await asyncio.sleep(pause)
             await asyncio.gather(*(self._learn(r) for r in requests for _ in range(at_once)))
 
     async def _learn(self, request: Request) -> None:
