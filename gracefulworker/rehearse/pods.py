@@ -140,11 +140,11 @@ class Pod:
             await asyncio.wait([self.gone])
 
     def kill(self) -> None:
-        """SIGKILL to all its processes, as the end of a container does.
+        """SIGKILL to all its processes, as the end of a container does; none is left once gone."""
+        if not self.gone.done():
+            self._kill_group()
 
-        The group keeps its number as long as one of them lives, and the system gives a number to
-        somebody else much later than this is called.
-        """
+    def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -155,14 +155,22 @@ class Pod:
         await self._reader
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
-        """In a thread of its own: reap the arbiter, and note when that was."""
+        """In a thread of its own: wait for the arbiter, end what it left behind, and reap it."""
+        if hasattr(os, "waitid"):
+            # Until it is reaped its number is nobody else's.
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        else:  # macOS before Python 3.13
+            self._process.wait()
+        at = self.clock()
+        self._kill_group()
         status = self._process.wait()
-        loop.call_soon_threadsafe(self._exited, status, self.clock())
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(self._exited, status, at)
 
     def _exited(self, status: int, at: float) -> None:
         self.status, self.marks["exit"] = status, at
-        self.kill()  # what the arbiter left behind ends with the container
-        self.gone.set_result(None)
+        if not self.gone.done():
+            self.gone.set_result(None)
 
     async def _read_log(self) -> None:
         """Note each line, up to the end of all processes that hold the pipe."""
