@@ -114,7 +114,11 @@ class Rehearsal:
         assert not self.left_behind()
 
 
-def networks() -> tuple[str, str]:
-    """What this namespace has: links and rules."""
-    commands = (["ip", "-o", "link"], ["iptables-save"])
-    return tuple(subprocess.run(c, capture_output=True, text=True).stdout for c in commands)
+def networks() -> list[str]:
+    """What this namespace has: the links, and the rules without their counters."""
+    found = []
+    for command in (["ip", "-o", "link"], ["iptables-save"]):
+        if shutil.which(command[0]):
+            said = subprocess.run(command, capture_output=True, text=True).stdout
+            found += [line for line in said.splitlines() if not line.startswith(("#", ":"))]
+    return found

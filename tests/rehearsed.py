@@ -17,7 +17,7 @@ def app(environ, start_response):
     if path == "/spoilt":
         body = b"right" if next(SPOILT) < 4 else b"wrong"
     if path == "/slow":
-        time.sleep(0.5)
+        time.sleep(0.3)
     if path == "/stream":
         start_response("200 OK", [("Content-Type", "text/plain")])
         return drops()
@@ -27,5 +27,5 @@ def app(environ, start_response):
 
 def drops():
     for number in range(5):
-        time.sleep(0.1)
+        time.sleep(0.05)
         yield b"drop %d\n" % number

@@ -53,12 +53,12 @@ def test_nothing_is_lost(tmp_path, engine, seed):
     assert stock["lost"] >= 24
 
 
-@needs_kube_proxy
+@pytest.mark.parametrize("service", ["balancer", pytest.param("iptables", marks=needs_kube_proxy)])
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_ctrl_c_leaves_nothing(rehearse, moment):
+def test_ctrl_c_leaves_nothing(rehearse, service, moment):
     """No process is left, and no namespace, link or rule is seen from outside."""
     before = networks()
-    rehearsal = rehearse("--service", "iptables")
+    rehearsal = rehearse("--service", service)
     rehearsal.wait_line(moment)
     rehearsal.process.send_signal(signal.SIGINT)
     assert rehearsal.end() == 130, rehearsal.said
