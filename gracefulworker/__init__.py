@@ -2,7 +2,8 @@
 
 ``gunicorn -k gracefulworker.gthread app:app`` (or ``.sync``, ``.gevent``) is all that is needed; a
 config file that has ``import gracefulworker`` makes ``-k gracefulworker`` mean gthread. The phases
-that lead to the end are described in `gracefulworker.phases`.
+that lead to the end are described in `gracefulworker.phases`; the application can ask for its own
+with `phase` and `draining`.
 
 What may be changed here: only the names that users write. The worker classes are looked up when
 they are asked for, so that this import needs neither gevent nor a gunicorn that we support.
@@ -16,7 +17,11 @@ from typing import Any
 
 from gunicorn.workers import SUPPORTED_WORKERS
 
+from gracefulworker.phases import Phase
+from gracefulworker.presence import draining, phase
 from gracefulworker.support import check_gunicorn
+
+__all__ = ["Phase", "draining", "phase"]
 
 __version__ = "0.1.0"
 

@@ -29,7 +29,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
-from gracefulworker import gate, gunicorn23, settings
+from gracefulworker import gate, gunicorn23, presence, settings
 from gracefulworker.container import shell_as_pid1
 from gracefulworker.crew import Crew
 from gracefulworker.ending import is_command, is_held_by_threads, leave
@@ -112,6 +112,8 @@ class Supervisor:
         self.log = arbiter.log
         self.lifecycle = Lifecycle()
         self.page = self.lifecycle.page
+        # For workers of another class; ours know of their own phase, too.
+        presence.answer_with(lambda: self.page.phase)
         self.began: str | None = None  # the signal that ended SERVING, once it has been logged
         self.term_signal = signal.SIGTERM
         self.quick: str | None = None  # SIGINT or SIGQUIT: stop at once

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.http import wsgi
 from gunicorn.http.wsgi import Response
 
+from gracefulworker.presence import draining
+
 if TYPE_CHECKING:
     from gracefulworker.workers.base import GracefulWorker
 
@@ -55,7 +57,7 @@ def stand_before(app: Application, worker: GracefulWorker) -> Application:
     wsgi.Response = type("ClosingResponse", (ClosingResponse,), {"worker": worker})
 
     def door(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        environ["gracefulworker.draining"] = worker.stopping
+        environ["gracefulworker.draining"] = draining
         return app(environ, start_response)
 
     return door

@@ -8,11 +8,14 @@ still until the test lets it go. Environment variables change what happens at im
 """
 
 import atexit
+import json
 import os
 import signal
 import socket
 import threading
 import time
+
+import gracefulworker
 
 
 def say(text):
@@ -57,6 +60,15 @@ def fast(environ, start_response, *args):
 
 def pid(environ, start_response, *args):
     return whole(start_response, str(os.getpid()).encode())
+
+
+def phase(environ, start_response, *names):
+    """What the application can find out, after the gate if it has a name."""
+    for name in names:
+        gate(name)
+    asked = [gracefulworker.phase().name, gracefulworker.draining()]
+    asked.append(environ.get("gracefulworker.draining", bool)())
+    return whole(start_response, json.dumps(asked).encode())
 
 
 def sleep(environ, start_response, seconds):
@@ -149,8 +161,8 @@ def app(environ, start_response):
 ROUTES = {
     route.__name__.replace("_", "-"): route
     for route in (
-        fast, pid, sleep, gated, late_chunk, stream, upload, unread, status, no_length, broken,
-        child, hog, early
+        fast, pid, phase, sleep, gated, late_chunk, stream, upload, unread, status, no_length,
+        broken, child, hog, early
     )
 }  # fmt: skip
 

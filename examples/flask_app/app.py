@@ -3,6 +3,7 @@
 * GET  /                 answered at once
 * GET  /slow?seconds=2   answered after so many seconds
 * GET  /stream?chunks=5  a body that is sent in pieces (with &pause=0.2 seconds between them)
+* GET  /events           server-sent events without end; the application ends them itself
 * POST /upload           reads its body in pieces, answers with its size and sha256
 """
 
@@ -12,11 +13,15 @@ import os
 import time
 from collections.abc import Iterator
 
+import gracefulworker
 from flask import Flask, Response, abort, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 UPLOAD_LIMIT = 64 * 1024 * 1024
 READ_SIZE = 64 * 1024
+
+#: Seconds between two looks at the end of the service, in a stream that has no end of its own.
+LOOK = 0.2
 
 app = Flask(__name__)
 app.config["MAX_CONTENT_LENGTH"] = UPLOAD_LIMIT
@@ -62,6 +67,25 @@ def stream() -> Response:
             yield f"chunk {n} of {chunks}\n"
 
     return Response(lines(), mimetype="text/plain")
+
+
+@app.get("/events")
+def events() -> Response:
+    interval = number("interval", default=1, low=0.1, high=60)
+
+    def messages() -> Iterator[str]:
+        yield "retry: 500\n\n"  # ms until the browser connects again: to another instance
+        due = time.monotonic()
+        # The one line that this route is about. Without it the stream would go on until the
+        # deadline, and be cut there.
+        while not gracefulworker.draining():
+            if time.monotonic() >= due:
+                yield f"data: {time.time():.1f}\n\n"
+                due += interval
+            time.sleep(LOOK)
+        yield "event: goodbye\ndata: this instance is going away\n\n"
+
+    return Response(messages(), mimetype="text/event-stream")
 
 
 @app.post("/upload")

@@ -27,7 +27,7 @@ from typing import Any
 from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 
-from gracefulworker import gate
+from gracefulworker import gate, presence
 from gracefulworker.arbiter import supervise
 from gracefulworker.deadline import Deadline
 from gracefulworker.doorman import Application, ClosingResponse, Held, stand_before
@@ -123,10 +123,14 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     # Boot
 
     def init_signals(self) -> None:
-        """Worker.init_signals resets what it knows of; SIGALRM and SIGINT may be ours."""
+        """Worker.init_signals resets what it knows of; SIGALRM and SIGINT may be ours.
+
+        The application is not loaded yet, unless by --preload: from here on it can ask.
+        """
         super().init_signals()
         if self.supervisor is None:
             return
+        presence.answer_with(self.phase_for_application)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         if self.settings.sigint:
             signal.signal(signal.SIGINT, self.handle_exit)
@@ -219,6 +223,12 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         if self._retired_at is not None and shared < Phase.DRAINING:
             return Phase.DRAINING
         return shared
+
+    def phase_for_application(self) -> Phase:
+        """An order to retire counts at once: the loop cannot look while a sync worker is busy."""
+        if self.slot.retire:
+            return max(self.phase, Phase.DRAINING)
+        return self.phase
 
     def stopping(self) -> bool:
         """Whether this worker or the service is past SERVING; the question of each request."""

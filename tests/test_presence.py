@@ -1,0 +1,76 @@
+"""The application knows: `phase()` and `draining()`, wherever it asks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import assert_clean, assert_within, request
+
+import gracefulworker
+
+EXAMPLES = Path(__file__).parent.parent / "examples" / "flask_app"
+
+
+def asked(server):
+    return json.loads(server.fetch("/phase").body)
+
+
+def test_outside_of_a_worker_it_is_serving():
+    assert gracefulworker.phase() is gracefulworker.Phase.SERVING
+    assert gracefulworker.draining() is False
+
+
+def test_asking_needs_no_gevent():
+    code = "import sys, gracefulworker; gracefulworker.draining(); sys.exit('gevent' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("preload", ((), ("--preload",)), ids=("", "preload"))
+def test_in_a_worker_it_is_the_services(serve, worker, preload):
+    server = serve(worker, workers=2, delay=0.4, options=preload, ready=not preload)
+    assert asked(server) == ["SERVING", False, False]
+    client, held = server.hold("phase", "/phase/{}")
+    server.terminate()
+    assert asked(server) == ["LAME_DUCK", True, True]
+    server.wait_draining()
+    held.release()
+    assert json.loads(client.ending().body) == ["DRAINING", True, True]
+    assert_clean(server)
+
+
+def test_a_worker_that_is_recycled_is_draining(serve, worker):
+    """The service is not: its successor says so."""
+    server = serve(worker)
+    client, held = server.hold("phase", "/phase/{}")
+    server.signal(1)
+    server.wait_log("^app imported", count=2)
+    while asked(server)[0] != "SERVING":
+        continue  # until the old one has stopped accepting
+    held.release()
+    assert json.loads(client.ending().body) == ["DRAINING", True, True]
+
+
+def test_in_a_worker_of_another_class_it_is_the_services(serve):
+    hook = "from gracefulworker.hooks import when_ready\n"
+    server = serve("gthread", delay=60, config=hook)
+    assert asked(server)[:2] == ["SERVING", False]
+    server.terminate()
+    assert asked(server)[:2] == ["LAME_DUCK", True]
+
+
+def test_the_examples_events_end_by_themselves(serve, worker):
+    options = ("--chdir", str(EXAMPLES))
+    server = serve(worker, app="app:app", workers=2, delay=1.0, options=options, ready=False)
+    client = server.connect()
+    client.send(request("/events?interval=0.1"))
+    while b"data: " not in client.buffer:
+        client._more()
+    term = server.terminate()
+    end = client.ending()
+    assert end.kind == "response" and end.body.endswith(b"going away\n\n"), str(end)
+    assert_within(1.0, end.at, term, "the stream ended")
+    assert_clean(server)
