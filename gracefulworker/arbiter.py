@@ -8,7 +8,7 @@ no class is patched: `Supervisor` replaces methods on the one arbiter instance, 
 loop looks up by name (gunicorn 20.1 to 27). Each replacement says what it leans on.
 
 The listeners are `gracefulworker.gatekeeper`'s part, the workers `gracefulworker.crew`'s, the last
-words `gracefulworker.ending`'s. What may be changed here: what the arbiter does in each phase.
+words `gracefulworker.report`'s. What may be changed here: what the arbiter does in each phase.
 Anything that workers must see goes through `gracefulworker.lifecycle`. Signal handlers note, flip
 and hand on: they never log or block.
 """
@@ -26,10 +26,11 @@ import time
 from types import FrameType, SimpleNamespace
 from typing import Any
 
+from gunicorn import systemd
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
-from gracefulworker import gate, gunicorn23, presence, settings
+from gracefulworker import gate, gunicorn23, presence, report, settings
 from gracefulworker.container import shell_as_pid1
 from gracefulworker.crew import Crew
 from gracefulworker.ending import is_command, is_held_by_threads, leave
@@ -37,6 +38,8 @@ from gracefulworker.gatekeeper import Gatekeeper
 from gracefulworker.lifecycle import Lifecycle, Listeners, Slot
 from gracefulworker.listener_sets import ListenerSets
 from gracefulworker.phases import EXIT_CUT, KILL_MARGIN, REPEAT_WINDOW, Phase, Schedule
+from gracefulworker.quiet import STEP, Quiet
+from gracefulworker.user_code import UserCode
 
 #: Seconds between two looks at the handshakes under way.
 SETTLE_STEP = 0.02
@@ -45,6 +48,16 @@ SETTLE_STEP = 0.02
 QUICK_LIMIT = 2
 
 _SECOND = 1_000_000_000
+
+#: With this `gracefulworker drain` asks for LAME_DUCK. gunicorn uses it for nothing, and a process
+#: that has no handler for it ignores it, so a mistake in the process does no harm.
+ASK = signal.SIGURG
+
+#: What ended SERVING then, where else a signal's name stands.
+DRAIN = "drain request"
+
+#: Seconds until a function of the user's that has swallowed its end is ended again.
+END_AGAIN = 0.1
 
 #: The arbiter's methods that `Supervisor` replaces, where there are any.
 REPLACED = (
@@ -114,8 +127,13 @@ class Supervisor:
         self.page = self.lifecycle.page
         # For workers of another class; ours know of their own phase, too.
         presence.answer_with(lambda: self.page.phase)
-        self.began: str | None = None  # the signal that ended SERVING, once it has been logged
+        self.began: str | None = None  # what ended SERVING, once it has been logged
+        self.said_draining = False
         self.term_signal = signal.SIGTERM
+        self.term_at = 0  # ns of the first SIGTERM
+        self.asked = False  # LAME_DUCK was begun by `gracefulworker drain`, SIGTERM is to come
+        self.user_code = UserCode(self.log)
+        self.quiet: Quiet | None = None
         self.quick: str | None = None  # SIGINT or SIGQUIT: stop at once
         self.quick_at = 0
         self.hurry = False  # a later SIGTERM: end the delay
@@ -143,6 +161,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, self.on_signal)
         signal.signal(signal.SIGALRM, self.on_alarm)
+        signal.signal(ASK, self.on_request)
         if not hasattr(arbiter, "wait_for_signals"):
             gunicorn23.adapt(arbiter, self.wait)
         # The interpreter puts SIGALRM's default back on its way out, and that kills.
@@ -150,6 +169,7 @@ class Supervisor:
         sentence = shell_as_pid1(self.pid)
         if sentence:
             self.log.warning("%s", sentence)
+        self.page.arbiter = self.pid  # `gracefulworker drain` may come
 
     # Settings
 
@@ -189,26 +209,44 @@ class Supervisor:
             self.quick = signal.Signals(number).name
             self.quick_at = now
         self.arbiter.signal(number, frame)
+        if self.quick:
+            self.user_code.end()
 
     def sigint_is_term(self, now: int) -> bool:
         if not self.settings.sigint:
             return False
-        return self.page.phase == Phase.SERVING or self.is_repeat(now)
+        return not self.term_at or self.is_repeat(now)
 
     def is_repeat(self, now: int) -> bool:
-        return bool(now - self.page.term_at < REPEAT_WINDOW * _SECOND)
+        return now - self.term_at < REPEAT_WINDOW * _SECOND
 
     def note_term(self, now: int, number: int) -> None:
-        if self.page.phase == Phase.SERVING:
+        if not self.term_at:
+            self.term_at = now
             self.term_signal = signal.Signals(number)
-            self.lifecycle.begin_lame_duck(now)
-            # gunicorn uses no timer and no SIGALRM; a fork clears this one.
-            alarm_in(self.schedule.delay)
+            self.asked = False
         elif not self.is_repeat(now):
             self.hurry = True
+        self.begin_lame_duck(now)
+
+    def begin_lame_duck(self, now: int) -> None:
+        if self.page.phase == Phase.SERVING:
+            self.lifecycle.begin_lame_duck(now)
+        if self.page.phase == Phase.LAME_DUCK:
+            # gunicorn uses no timer and no SIGALRM; a fork clears this one.
+            alarm_in(0.0)
+
+    def on_request(self, number: int, frame: FrameType | None) -> None:
+        """`gracefulworker drain`: LAME_DUCK begins now, and lasts until SIGTERM at least."""
+        if os.getpid() == self.pid and self.page.phase == Phase.SERVING:
+            self.asked = True
+            self.begin_lame_duck(time.monotonic_ns())
 
     def on_alarm(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.pid:
+            return
+        if self.user_code.running:
+            self.stand_in()
             return
         if self.page.phase == Phase.STOPPED:
             if time.monotonic_ns() < self.page.deadline:
@@ -216,6 +254,21 @@ class Supervisor:
             os.write(2, b"gracefulworker: exit code is still running at the deadline: exiting\n")
             os._exit(EXIT_CUT)
         self.arbiter.wakeup()
+
+    def stand_in(self) -> None:
+        """A function of the user's has the main loop: do what is due, and end it at the deadline.
+
+        :raises Overtime: into that function.
+        """
+        with self.user_code.set_aside():
+            self.advance()
+        if self.page.phase < Phase.DRAINING or self.page.listeners == Listeners.GATED:
+            return
+        # Workers of another class leave only when the main loop tells them to.
+        left = (self.page.deadline - time.monotonic_ns()) / _SECOND if self.crew.are_ours() else 0.0
+        alarm_in(left if left > 0 else END_AGAIN)
+        if left <= 0 or self.quick:
+            self.user_code.end()
 
     # The main loop's wait
 
@@ -378,43 +431,90 @@ class Supervisor:
         """Do what is due. Called in the main loop only, and as often as anybody likes."""
         if self.page.phase == Phase.SERVING:
             return
-        now = time.monotonic_ns()
         if self.began is None:
-            self.began = self.term_signal.name
-            self.log.info(
-                "lame duck: %s received, serving for %.1f s more", self.began, self.schedule.delay
-            )
-        if self.page.phase == Phase.LAME_DUCK:
-            elapsed = (now - self.page.term_at) / _SECOND
-            if self.hurry or self.schedule.phase(elapsed) >= Phase.DRAINING:
-                self.drain(now, elapsed)
-            else:
-                alarm_in(self.schedule.delay - elapsed)
+            self.began = DRAIN if self.asked else self.term_signal.name
+            self.say_lame_duck()
+            systemd.sd_notify("STOPPING=1", self.log)
+            hook = self.settings.on_lame_duck
+            self.user_code.call("graceful_on_lame_duck", hook, self.arbiter)
+        self.advance()
         if self.page.phase == Phase.DRAINING:
-            self.watch_drain(now)
+            self.watch_drain(time.monotonic_ns())
 
-    def drain(self, now: int, elapsed: float) -> None:
+    def say_lame_duck(self) -> None:
+        line = f"lame duck: {self.began} received, serving for {self.schedule.delay:.1f} s more"
+        if self.settings.quiet and self.crew.are_ours():
+            line += f", or until nobody has come for {self.settings.quiet:.1f} s"
+        if self.asked:
+            line += ", and on until SIGTERM"
+        self.log.info("%s", line)
+
+    def advance(self) -> None:
+        """Move the phase and the listeners on, if that is due.
+
+        Also called in a signal handler, so nothing is logged here.
+        """
+        now = time.monotonic_ns()
+        if self.page.phase == Phase.LAME_DUCK:
+            left = self.left_of_delay(now)
+            if left > 0:
+                alarm_in(left)
+                return
+            if not self.page.delay_over_at:
+                self.page.delay_over_at = now
+            if not self.asked:
+                self.drain(now)
+        if self.page.phase == Phase.DRAINING and self.page.listeners == Listeners.GATED:
+            since = (now - self.page.drain_at) / _SECOND
+            if self.gatekeeper.settled(since):
+                self.gatekeeper.seal(self.crew.are_ours())
+            else:
+                alarm_in(max(gate.SETTLE_MIN - since, SETTLE_STEP))
+
+    def left_of_delay(self, now: int) -> float:
+        """Seconds until the delay may be over; it is when none is left."""
+        elapsed: float = (now - self.page.term_at) / _SECOND
+        if self.hurry or self.page.delay_over_at or self.schedule.phase(elapsed) > Phase.LAME_DUCK:
+            return 0.0
+        left = self.schedule.delay - elapsed
+        if not self.settings.quiet or not self.crew.are_ours():
+            return left
+        if self.quiet is None:
+            self.quiet = Quiet(self.crew, self.page.term_at)
+        left = min(left, self.settings.quiet - self.quiet.lasted(now))
+        return min(left, STEP)
+
+    def drain(self, now: int) -> None:
         """The delay is over."""
-        self.schedule = self.schedule.shortened(elapsed)
-        deadline = self.page.term_at + round(self.schedule.deadline * _SECOND)
+        self.schedule = self.schedule.shortened((now - self.page.term_at) / _SECOND)
+        # After `gracefulworker drain` SIGTERM may come at any time.
+        since = max(self.page.term_at + round(self.schedule.delay * _SECOND), self.term_at)
+        deadline = since + round(self.schedule.finish * _SECOND)
         state = self.gatekeeper.shut()
         self.lifecycle.begin_draining(now, deadline, state)
-        self.log.info(
-            "draining: %s, up to %.1f s for what is in flight",
-            "leaving newcomers to others" if state == Listeners.LEFT else "refusing newcomers",
-            self.schedule.finish,
-        )
-        self.crew.dismiss_strangers()
         if state != Listeners.GATED:
             self.gatekeeper.seal(self.crew.are_ours())
 
+    def say_draining(self) -> None:
+        if self.gatekeeper.names_of_ungated:
+            self.log.debug(
+                "this kernel cannot gate %s: a close may reset newcomers",
+                self.gatekeeper.names_of_ungated,
+            )
+        left = self.page.listeners == Listeners.LEFT
+        self.log.info(
+            "draining: %s, up to %.1f s for what is in flight",
+            "leaving newcomers to others" if left else "refusing newcomers",
+            self.schedule.finish,
+        )
+
     def watch_drain(self, now: int) -> None:
-        since = (now - self.page.drain_at) / _SECOND
+        if not self.said_draining:
+            self.said_draining = True
+            self.say_draining()
+            self.crew.dismiss_strangers()
         if self.page.listeners == Listeners.GATED:
-            if not self.gatekeeper.settled(since):
-                alarm_in(max(gate.SETTLE_MIN - since, SETTLE_STEP))
-                return
-            self.gatekeeper.seal(self.crew.are_ours())
+            return
         if not self.crew.are_ours():
             raise StopIteration  # Arbiter.stop does the rest, in the way that these workers know
         left = (self.page.deadline - now) / _SECOND + KILL_MARGIN
@@ -453,12 +553,29 @@ class Supervisor:
             self.stock.halt(reason=reason, exit_status=exit_status)
         except SystemExit as stop:
             if self.began is not None or self.quick is not None:
-                self.crew.fold_gone()
-                began = self.page.term_at or self.quick_at
-                self.crew.totals.summarise(self.log, began, self.quick)
+                self.report()
             if is_command(self.arbiter.app) or is_held_by_threads():
                 leave(stop)
             raise
+
+    def report(self) -> None:
+        """The last words, to whomever wants them."""
+        self.crew.fold_gone()
+        signal_name = self.quick or self.began or DRAIN
+        began = self.page.term_at or self.quick_at
+        words = report.compose(self.crew.totals, signal_name, began, self.quick is not None)
+        if self.settings.report:
+            report.write(self.log, words, self.settings.report)
+        report.measure(self.log, words)
+        if not self.quick:
+            # The alarm is this function's deadline.
+            left = (self.page.deadline - time.monotonic_ns()) / _SECOND
+            alarm_in(max(left, 0.0) + KILL_MARGIN)
+            hook = self.settings.on_drained
+            self.user_code.call("graceful_on_drained", hook, self.arbiter, words)
+            if self.schedule.delay == self.settings.delay:
+                report.warn_of_late_newcomers(self.log, words, self.settings.delay)
+        report.say(self.log, words)
 
 
 def alarm_in(seconds: float) -> None:

@@ -5,7 +5,8 @@ old ones leave together when all new ones have booted, at max_requests one at a 
 fails to boot is tried again while others serve.
 
 What may be changed here: that order, and how long it is waited for. Only the main loop calls any
-of this. A worker of another class (hooks, or from before a HUP) has no slot and is gunicorn's.
+of this, but for `traffic` and `someone_waits`. A worker of another class (hooks, or from before a
+HUP) has no slot and is gunicorn's.
 """
 
 from __future__ import annotations
@@ -98,6 +99,19 @@ class Crew:
         """Whether someone waits at a listener that no worker accepts from any more."""
         attended = self._emptied.union(*(worker.sockets for worker in self._accepting()))
         return self._someone_waits(set(self.arbiter.LISTENERS) - attended)
+
+    def someone_waits(self) -> bool:
+        """Whether anybody waits in an accept queue."""
+        return self._someone_waits(set(self.arbiter.LISTENERS))
+
+    def traffic(self) -> tuple[int, int, int]:
+        """What the workers have accepted and answered since SIGTERM, and what they hold now."""
+        slots = [worker.slot for worker in self._seats]
+        return (
+            self.totals.accepted + sum(slot.accepted for slot in slots),
+            self.totals.served + sum(slot.served for slot in slots),
+            sum(slot.in_flight for slot in slots),
+        )
 
     def _someone_waits(self, listeners: set[Any]) -> bool:
         held = listeners.intersection(self.arbiter.LISTENERS)  # the others have been closed

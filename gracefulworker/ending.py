@@ -1,7 +1,7 @@
-"""The last words of an arbiter, and the way out of a process.
+"""What was counted up to the end, and the way out of a process.
 
-What may be changed here: what the last log line says, and what may hold up an exit. `leave` is
-also a worker's way out.
+What may be changed here: what may hold up an exit. `leave` is also a worker's way out. What is said
+of the figures is `gracefulworker.report`'s.
 """
 
 from __future__ import annotations
@@ -11,13 +11,9 @@ import contextlib
 import os
 import sys
 import threading
-import time
 from dataclasses import dataclass, fields
-from typing import Any
 
 from gracefulworker.lifecycle import Slot
-
-_SECOND = 1_000_000_000
 
 
 @dataclass
@@ -37,35 +33,6 @@ class Totals:
             mine, theirs = getattr(self, field.name), getattr(slot, field.name)
             together = max(mine, theirs) if field.name == "accepted_at" else mine + theirs
             setattr(self, field.name, together)
-
-    def summarise(self, log: Any, began: int, quick: str | None) -> None:
-        """Log the last line: how the service ended.
-
-        :param began: ns of the signal that ended it.
-        :param quick: that signal's name, if it was one that stops at once.
-        """
-        took = (time.monotonic_ns() - began) / _SECOND
-        how = f"quick ({quick})" if quick else "cut" if self.cut else "clean"
-        newest = "no new connection"
-        if self.accepted:
-            newest = f"last new connection +{(self.accepted_at - began) / _SECOND:.1f} s"
-        log.info(
-            "stopped: %s after %.1f s; served %d after SIGTERM, %s, told to close %d,"
-            " closed idle %d, from the queue %d, cut %d",
-            how,
-            took,
-            self.served,
-            newest,
-            self.told_to_close,
-            self.closed_idle,
-            self.from_queue,
-            self.cut,
-            extra={
-                "graceful_outcome": how,
-                "graceful_seconds": round(took, 3),
-                **{f"graceful_{f.name}": getattr(self, f.name) for f in fields(self)},
-            },
-        )
 
 
 def is_command(app: Any) -> bool:

@@ -23,6 +23,7 @@ class Gatekeeper:
         self.page = page
         self.unix_paths = gate.UnixPaths()
         self.ungated: list[Any] = []
+        self.names_of_ungated = ""
         self.tcp_ports: frozenset[int] = frozenset()
 
     def remember(self) -> None:
@@ -35,7 +36,10 @@ class Gatekeeper:
         return bool(arbiter.reexec_pid == arbiter.master_pid == 0 and not arbiter.systemd)
 
     def shut(self) -> Listeners:
-        """The delay is over: refuse newcomers, as far as the kernel can; what workers are told."""
+        """The delay is over: refuse newcomers, as far as the kernel can; what workers are told.
+
+        This and what follows may be called in a signal handler, so nothing is logged.
+        """
         listeners = self.arbiter.LISTENERS
         self.tcp_ports = gate.ports(listeners)
         if not self.are_ours():
@@ -44,11 +48,7 @@ class Gatekeeper:
             alone = not any(listener.get_inheritable() for listener in listeners)
             return Listeners.SEALED if alone else Listeners.LEFT
         self.ungated = [listener for listener in listeners if not gate.shut(listener)]
-        if self.ungated:
-            self.arbiter.log.debug(
-                "this kernel cannot gate %s: a close may reset newcomers",
-                ", ".join(map(str, self.ungated)),
-            )
+        self.names_of_ungated = ", ".join(map(str, self.ungated))
         return Listeners.SEALED if self.ungated == listeners else Listeners.GATED
 
     def settled(self, since: float) -> bool:

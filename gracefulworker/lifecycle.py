@@ -1,6 +1,7 @@
 """What the arbiter and its workers share: one memory page and two bells.
 
-The page is an anonymous shared mapping made before the first fork. The arbiter alone writes the
+The page is a shared mapping made before the first fork. It has a name that /proc shows, by which
+`gracefulworker drain` finds the arbiter and reads its phase. The arbiter alone writes the
 phase and the times; each worker has a slot with its own flags and counters, given and freed by the
 arbiter. A bell is a pipe whose only write end is the arbiter's: closing it makes every worker's
 read end readable for good, and so does the arbiter's death, so "readable" means "look at the
@@ -39,6 +40,24 @@ class Listeners(enum.IntEnum):
     GATED = 1  #: newcomers are refused, handshakes may still complete: go on accepting
     SEALED = 2  #: nothing more will come: accept until the queue is empty, then close
     LEFT = 3  #: they outlive us (USR2, systemd): their queue is served by others, just close
+
+
+#: The page's size in bytes, and its name in /proc/PID/fd.
+SIZE = 8 * (HEAD_CELLS + SLOTS * SLOT_CELLS)
+NAME = "gracefulworker"
+
+
+def _memory() -> mmap.mmap:
+    """Shared memory that forked processes inherit; of a name, where the system has such (Linux)."""
+    try:
+        fd = os.memfd_create(NAME)
+    except (AttributeError, OSError):  # macOS; a sandbox that forbids it
+        return mmap.mmap(-1, SIZE)
+    try:
+        os.ftruncate(fd, SIZE)
+        return mmap.mmap(fd, SIZE)  # which keeps a descriptor of its own
+    finally:
+        os.close(fd)
 
 
 def _cell(index: int) -> property:
@@ -107,10 +126,12 @@ class Page(_Cells):
     term_at = _cell(2)  #: ns of SIGTERM
     drain_at = _cell(3)  #: ns of the end of the delay
     deadline = _cell(4)  #: ns at which workers cut what is left
+    delay_over_at = _cell(8)  #: ns; LAME_DUCK may end, and does at the next SIGTERM
+    arbiter = _cell(9)  #: its process id, once it hears signals
 
-    def __init__(self) -> None:
-        size = 8 * (HEAD_CELLS + SLOTS * SLOT_CELLS)
-        super().__init__(memoryview(mmap.mmap(-1, size)).cast("q"), 0)
+    def __init__(self, memory: mmap.mmap | None = None) -> None:
+        """:param memory: another process's page, to be read only."""
+        super().__init__(memoryview(memory or _memory()).cast("q"), 0)
         self._free: list[int] = []
         self._used = 0
 

@@ -3,8 +3,9 @@
 What may be changed here: a setting is one line, a field of `Settings` with a kind in its
 metadata; its name is ``graceful_`` and the field's name, and `TABLE`, the environment, the bounds
 and the spelling checks all follow from that line. Bounds and words belong to the kinds
-(`Seconds`, `Switch`). Each `SettingsError` is one sentence with the setting as the user wrote it,
-the value and the fix, because it is the last thing that the user sees before the exit.
+(`Seconds`, `Switch`, `FileName`, `Function`). Each `SettingsError` is one sentence with the setting
+as the user wrote it, the value and the fix, because it is the last thing that the user sees before
+the exit.
 
 Settings are plain names in gunicorn's config file, or environment variables of the same name in
 capitals. The environment wins, as gunicorn's command line wins over its file.
@@ -15,8 +16,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -96,6 +98,45 @@ class Switch:
         raise ValueError("is neither yes nor no: give true or false, 1 or 0, yes or no, on or off")
 
 
+@dataclass(frozen=True)
+class FileName:
+    """A file that is written."""
+
+    meaning: str
+    unit = "file"
+
+    def read(self, value: object) -> str:
+        """Return `value`, a path, as text.
+
+        :raises ValueError: with the rest of a sentence that begins with setting and value.
+        """
+        if isinstance(value, os.PathLike):
+            value = value.__fspath__()
+        if not isinstance(value, str) or not value.strip() or value.endswith("/"):
+            raise ValueError("is not a file's name: give one such as /tmp/shutdown.json")
+        return value
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of the user's; only a config file can have one."""
+
+    meaning: str
+    parameters: str
+    unit = ""
+
+    def read(self, value: object) -> Callable[..., object]:
+        """Return `value`, if it can be called.
+
+        :raises ValueError: with the rest of a sentence that begins with setting and value.
+        """
+        if not callable(value):
+            raise ValueError(
+                f"is not a function: define one in the config file, with ({self.parameters})"
+            )
+        return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What was set, fitted into the time that the platform gives. Times are in seconds."""
@@ -129,6 +170,22 @@ class Settings:
         default=False,
         metadata={"kind": Switch("SIGINT begins the same shutdown as SIGTERM")},
     )
+    quiet: float = field(
+        default=0.0,
+        metadata={"kind": Seconds("ends LAME_DUCK after so long without newcomers; 0 = off")},
+    )
+    report: str | None = field(
+        default=None,
+        metadata={"kind": FileName("where the last line's figures are written, as JSON")},
+    )
+    on_lame_duck: Callable[..., object] | None = field(
+        default=None,
+        metadata={"kind": Function("called when LAME_DUCK begins", "server")},
+    )
+    on_drained: Callable[..., object] | None = field(
+        default=None,
+        metadata={"kind": Function("called when all workers have gone", "server, report")},
+    )
     #: Sentences to be logged at the start.
     warnings: tuple[str, ...] = ()
     #: gunicorn's --reload: a developer at the terminal, who waits for nobody.
@@ -159,6 +216,9 @@ class Settings:
 TABLE: Mapping[str, dataclasses.Field[Any]] = MappingProxyType(
     {PREFIX + f.name: f for f in dataclasses.fields(Settings) if "kind" in f.metadata}
 )
+
+#: Those that are functions: any other name of one is the user's own, unless it is much like these.
+_FUNCTIONS = [name for name, row in TABLE.items() if isinstance(row.metadata["kind"], Function)]
 
 
 def config_names(cfg: Any) -> Mapping[str, object]:
@@ -287,7 +347,9 @@ def _misspelt_in_file(cfg: Any, names: Mapping[str, object]) -> list[str]:
     for name, value in names.items():
         if name in known or name.startswith("_") or name.isupper():
             continue
-        if callable(value) or isinstance(value, ModuleType):
+        if callable(value) and not _nearest(name, _FUNCTIONS):
+            continue
+        if isinstance(value, ModuleType):
             continue
         if name.startswith(PREFIX):
             # `graceful_timeout_str = os.getenv(...); graceful_timeout = int(graceful_timeout_str)`

@@ -71,6 +71,13 @@ def phase(environ, start_response, *names):
     return whole(start_response, json.dumps(asked).encode())
 
 
+def until_draining(environ, start_response, name):
+    gate(name)
+    while not gracefulworker.draining():
+        time.sleep(0.01)
+    return whole(start_response, gracefulworker.phase().name.encode())
+
+
 def sleep(environ, start_response, seconds):
     time.sleep(float(seconds))
     return whole(start_response, b"slept")
@@ -161,8 +168,8 @@ def app(environ, start_response):
 ROUTES = {
     route.__name__.replace("_", "-"): route
     for route in (
-        fast, pid, phase, sleep, gated, late_chunk, stream, upload, unread, status, no_length,
-        broken, child, hog, early
+        fast, pid, phase, until_draining, sleep, gated, late_chunk, stream, upload, unread, status,
+        no_length, broken, child, hog, early
     )
 }  # fmt: skip
 

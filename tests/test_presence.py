@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ def test_outside_of_a_worker_it_is_serving():
 
 
 def test_asking_needs_no_gevent():
-    code = "import sys, gracefulworker; gracefulworker.draining(); sys.exit('gevent' in sys.modules)"
+    code = "import sys, gracefulworker as g; g.draining(); sys.exit('gevent' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -45,13 +46,11 @@ def test_in_a_worker_it_is_the_services(serve, worker, preload):
 def test_a_worker_that_is_recycled_is_draining(serve, worker):
     """The service is not: its successor says so."""
     server = serve(worker)
-    client, held = server.hold("phase", "/phase/{}")
-    server.signal(1)
-    server.wait_log("^app imported", count=2)
-    while asked(server)[0] != "SERVING":
-        continue  # until the old one has stopped accepting
+    client, held = server.hold("it", "/until-draining/{}")
     held.release()
-    assert json.loads(client.ending().body) == ["DRAINING", True, True]
+    server.signal(signal.SIGHUP)
+    assert client.ending().body == b"DRAINING"
+    assert asked(server) == ["SERVING", False, False]
 
 
 def test_in_a_worker_of_another_class_it_is_the_services(serve):

@@ -13,9 +13,10 @@ import os
 import time
 from collections.abc import Iterator
 
-import gracefulworker
 from flask import Flask, Response, abort, jsonify, request
 from werkzeug.exceptions import HTTPException
+
+import gracefulworker
 
 UPLOAD_LIMIT = 64 * 1024 * 1024
 READ_SIZE = 64 * 1024

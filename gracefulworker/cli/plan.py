@@ -30,6 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--graceful-timeout", metavar="S", help="gunicorn's own")
     for name, row in settings.TABLE.items():
         kind = row.metadata["kind"]
+        if isinstance(kind, settings.Function):
+            continue
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             metavar=kind.unit.upper() or "YES",
@@ -67,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _read(arguments: argparse.Namespace) -> settings.Settings:
     environ = dict(os.environ)
     for name in settings.TABLE:
-        value = getattr(arguments, name)
+        value = getattr(arguments, name, None)
         if value is not None:
             environ[name.upper()] = value
     given = []
