@@ -35,7 +35,7 @@ from gracefulworker.container import shell_as_pid1
 from gracefulworker.crew import Crew
 from gracefulworker.ending import is_command, is_held_by_threads, leave
 from gracefulworker.gatekeeper import Gatekeeper
-from gracefulworker.lifecycle import Lifecycle, Listeners, Slot
+from gracefulworker.lifecycle import ASK, Lifecycle, Listeners, Slot
 from gracefulworker.listener_sets import ListenerSets
 from gracefulworker.phases import EXIT_CUT, KILL_MARGIN, REPEAT_WINDOW, Phase, Schedule
 from gracefulworker.quiet import STEP, Quiet
@@ -49,11 +49,7 @@ QUICK_LIMIT = 2
 
 _SECOND = 1_000_000_000
 
-#: With this `gracefulworker drain` asks for LAME_DUCK. gunicorn uses it for nothing, and a process
-#: that has no handler for it ignores it, so a mistake in the process does no harm.
-ASK = signal.SIGURG
-
-#: What ended SERVING then, where else a signal's name stands.
+#: What ended SERVING at `lifecycle.ASK`, where else a signal's name stands.
 DRAIN = "drain request"
 
 #: Seconds until a function of the user's that has swallowed its end is ended again.
@@ -132,7 +128,7 @@ class Supervisor:
         self.term_signal = signal.SIGTERM
         self.term_at = 0  # ns of the first SIGTERM
         self.asked = False  # LAME_DUCK was begun by `gracefulworker drain`, SIGTERM is to come
-        self.user_code = UserCode(self.log)
+        self.user_code = UserCode(self.log, lambda: alarm_in(0.0))
         self.quiet: Quiet | None = None
         self.quick: str | None = None  # SIGINT or SIGQUIT: stop at once
         self.quick_at = 0
@@ -264,11 +260,21 @@ class Supervisor:
             self.advance()
         if self.page.phase < Phase.DRAINING or self.page.listeners == Listeners.GATED:
             return
-        # Workers of another class leave only when the main loop tells them to.
-        left = (self.page.deadline - time.monotonic_ns()) / _SECOND if self.crew.are_ours() else 0.0
+        left = self.user_code.left()
         alarm_in(left if left > 0 else END_AGAIN)
         if left <= 0 or self.quick:
             self.user_code.end()
+
+    def left_of_main_loop(self) -> float:
+        """Seconds until the main loop is needed again, in DRAINING."""
+        if not self.crew.are_ours():
+            return 0.0  # workers of another class leave only when it tells them to
+        return self.left_before_kill() - KILL_MARGIN
+
+    def left_before_kill(self) -> float:
+        """Seconds until the arbiter's own deadline."""
+        left: float = (self.page.deadline - time.monotonic_ns()) / _SECOND
+        return left + KILL_MARGIN
 
     # The main loop's wait
 
@@ -436,10 +442,11 @@ class Supervisor:
             self.say_lame_duck()
             systemd.sd_notify("STOPPING=1", self.log)
             hook = self.settings.on_lame_duck
-            self.user_code.call("graceful_on_lame_duck", hook, self.arbiter)
+            left = self.left_of_main_loop
+            self.user_code.call("graceful_on_lame_duck", hook, left, self.arbiter)
         self.advance()
         if self.page.phase == Phase.DRAINING:
-            self.watch_drain(time.monotonic_ns())
+            self.watch_drain()
 
     def say_lame_duck(self) -> None:
         line = f"lame duck: {self.began} received, serving for {self.schedule.delay:.1f} s more"
@@ -508,7 +515,7 @@ class Supervisor:
             self.schedule.finish,
         )
 
-    def watch_drain(self, now: int) -> None:
+    def watch_drain(self) -> None:
         if not self.said_draining:
             self.said_draining = True
             self.say_draining()
@@ -517,7 +524,7 @@ class Supervisor:
             return
         if not self.crew.are_ours():
             raise StopIteration  # Arbiter.stop does the rest, in the way that these workers know
-        left = (self.page.deadline - now) / _SECOND + KILL_MARGIN
+        left = self.left_before_kill()
         if left <= 0:
             if not self.arbiter.WORKERS:
                 self.finish()
@@ -547,8 +554,7 @@ class Supervisor:
         if self.page.phase == Phase.DRAINING and self.crew.are_ours() and not self.quick:
             self.gatekeeper.close_all()
             self.page.phase = Phase.STOPPED
-            left = (self.page.deadline - time.monotonic_ns()) / _SECOND + KILL_MARGIN
-            alarm_in(max(left, KILL_MARGIN))
+            alarm_in(max(self.left_before_kill(), KILL_MARGIN))
         try:
             self.stock.halt(reason=reason, exit_status=exit_status)
         except SystemExit as stop:
@@ -568,11 +574,8 @@ class Supervisor:
             report.write(self.log, words, self.settings.report)
         report.measure(self.log, words)
         if not self.quick:
-            # The alarm is this function's deadline.
-            left = (self.page.deadline - time.monotonic_ns()) / _SECOND
-            alarm_in(max(left, 0.0) + KILL_MARGIN)
-            hook = self.settings.on_drained
-            self.user_code.call("graceful_on_drained", hook, self.arbiter, words)
+            hook, left = self.settings.on_drained, self.left_before_kill
+            self.user_code.call("graceful_on_drained", hook, left, self.arbiter, words)
             if self.schedule.delay == self.settings.delay:
                 report.warn_of_late_newcomers(self.log, words, self.settings.delay)
         report.say(self.log, words)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import enum
 import mmap
 import os
+import signal
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -41,6 +42,10 @@ class Listeners(enum.IntEnum):
     SEALED = 2  #: nothing more will come: accept until the queue is empty, then close
     LEFT = 3  #: they outlive us (USR2, systemd): their queue is served by others, just close
 
+
+#: With this `gracefulworker drain` asks for LAME_DUCK. gunicorn uses it for nothing, and a process
+#: that has no handler for it ignores it, so a mistake in the process does no harm.
+ASK = signal.SIGURG
 
 #: The page's size in bytes, and its name in /proc/PID/fd.
 SIZE = 8 * (HEAD_CELLS + SLOTS * SLOT_CELLS)

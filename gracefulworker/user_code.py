@@ -20,19 +20,36 @@ class Overtime(BaseException):
 
 
 class UserCode:
-    """Calls them, one at a time."""
+    """Calls them, one at a time.
 
-    def __init__(self, log: Any) -> None:
+    :param alarm: has SIGALRM come at once.
+    """
+
+    def __init__(self, log: Any, alarm: Callable[[], None]) -> None:
         self.log = log
+        self.alarm = alarm
         self.running = False
+        self.left: Callable[[], float] = float  # the seconds that it may still take
 
-    def call(self, name: str, function: Callable[..., object] | None, *args: object) -> None:
-        """Call it, if there is one; `name` is the setting's."""
+    def call(
+        self,
+        name: str,
+        function: Callable[..., object] | None,
+        left: Callable[[], float],
+        *args: object,
+    ) -> None:
+        """Call a function, if there is one.
+
+        :param name: the setting's.
+        :param left: tells how many seconds it may still take.
+        """
         if function is None:
             return
+        self.left = left
         try:
             try:
                 self.running = True
+                self.alarm()  # one that came a moment ago has found nobody to stand in for
                 function(*args)
             finally:
                 self.running = False

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 #: Each subcommand and what `gracefulworker --help` says of it.
 COMMANDS: dict[str, str] = {
+    "drain": "begin the delay now and wait for its end, as a preStop hook or in a script",
     "plan": "show how a shutdown will go with given settings, and the time that it needs",
     "check": "find what would lose requests in manifests, Dockerfiles, Procfiles and scripts",
     "rehearse": "see what a rolling update does to the requests of an application",

@@ -1,0 +1,133 @@
+"""Hooks of the config file: what they are given, and that the plan stands whatever they do."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from harness import assert_clean, assert_within, now, summary
+
+BOTH = """
+def graceful_on_lame_duck(server):
+    server.log.info("duck %s", len(server.WORKERS))
+
+def graceful_on_drained(server, report):
+    server.log.info("drained %s %s %s", len(server.WORKERS), report["outcome"], report["served"])
+"""
+
+SLOW = """
+import time
+def graceful_on_lame_duck(server):
+    server.log.info("begun")
+    time.sleep({duck})
+    server.log.info("over")
+"""
+
+
+def test_each_is_called_at_its_time(serve, worker):
+    server = serve(worker, workers=2, delay=0.3, config=BOTH)
+    server.terminate()
+    assert server.fetch().kind == "response"
+    assert_clean(server)
+    words = ("lame duck", "duck 2", "draining", "drained 0 clean 1", "stopped")
+    lines = [line.message for line in server.lines]
+    assert [word for line in lines for word in words if line.startswith(word)] == [*words]
+
+
+RAISE = """
+def graceful_on_lame_duck(server):
+    {what}
+def graceful_on_drained(server, report):
+    {what}
+"""
+
+
+@pytest.mark.parametrize("what", ("1 / 0", "raise SystemExit(9)", "raise StopIteration"))
+def test_what_they_raise_is_logged_and_changes_nothing(serve, what):
+    server = serve("gracefulworker.sync", delay=0.3, config=RAISE.format(what=what))
+    server.terminate()
+    assert server.fetch().kind == "response"
+    server.wait_draining()
+    assert_clean(server)
+    for name in ("graceful_on_lame_duck", "graceful_on_drained"):
+        (line,) = server.grep(f"^{name} failed")
+        assert line.level == "ERROR"
+
+
+@pytest.mark.contract(3)
+def test_a_slow_one_does_not_hold_up_the_end_of_the_delay(serve, worker):
+    """Newcomers are refused, idle connections closed and requests finished while it runs."""
+    server = serve(worker, workers=2, delay=0.4, config=SLOW.format(duck=1.5))
+    client, held = server.hold("it")
+    over = server.terminate() + 0.4
+    server.wait_log("^begun")
+    while (end := server.fetch()).kind == "response":
+        continue
+    assert end.kind == "refused"
+    assert end.at >= over - 0.01
+    assert_within(0.1, end.at, over, "the gate")
+    released = held.release()
+    end = client.ending()
+    assert end.closes
+    assert_within(0.1, end.at, released, "the answer")
+    assert not server.grep("^over")
+    server.wait_log("^draining")
+    assert server.grep("^over"), "it was let run to its end"
+    assert_clean(server)
+
+
+def test_one_that_never_ends_is_ended_at_the_deadline(serve, worker):
+    config = SLOW.format(duck=60) + "graceful_timeout = 1\n"
+    server = serve(worker, delay=0.2, config=config)
+    server.signal(signal.SIGTERM)
+    term = server.wait_log("^begun").at
+    assert_within(1.5, server.wait_gone(), term, "gone by the deadline")
+    assert server.grep("^graceful_on_lame_duck was still running when its time was over")
+    assert_clean(server)
+
+
+@pytest.mark.contract(10)
+def test_sigint_ends_a_slow_one(serve):
+    server = serve("gracefulworker.gthread", delay=60, config=SLOW.format(duck=60))
+    server.signal(signal.SIGTERM)
+    server.wait_log("^begun")
+    quick = server.signal(signal.SIGINT)
+    assert_within(1.0, server.wait_gone(), quick, "gone")
+
+
+def test_a_later_sigterm_ends_the_delay_and_not_the_hook(serve):
+    server = serve("gracefulworker.gthread", delay=60, config=SLOW.format(duck=2.0))
+    term = server.signal(signal.SIGTERM)
+    server.wait_log("^begun")
+    with pytest.raises(AssertionError, match="passed with 0"):
+        server.wait_log("^over", timeout=term + 1.05 - now())
+    again = server.signal(signal.SIGTERM)
+    while server.fetch().kind == "response":
+        continue
+    assert_within(0.1, now(), again, "the gate")
+    server.wait_log("^over")
+    assert_clean(server)
+
+
+def test_a_slow_one_for_another_worker_class(serve):
+    config = "from gracefulworker.hooks import when_ready\n" + SLOW.format(duck=60)
+    server = serve("gthread", delay=0.3, config=config)
+    over = server.signal(signal.SIGTERM) + 0.3
+    assert server.wait_gone() - over < 2.5
+    assert server.grep("^graceful_on_lame_duck was still running")
+    assert server.status == 0
+
+
+NEVER = """
+import time
+def graceful_on_drained(server, report):
+    time.sleep(60)
+graceful_timeout = 1
+"""
+
+
+def test_a_slow_end_is_ended_at_the_deadline_and_the_last_line_is_said(serve):
+    server = serve("gracefulworker.gthread", delay=0, config=NEVER)
+    term = server.terminate()
+    assert_within(1.8, server.wait_gone(), term, "gone by the deadline")
+    assert summary(server)["cut"] == 0
