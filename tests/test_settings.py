@@ -68,6 +68,10 @@ def test_table_names_each_setting_with_its_default_unit_and_meaning():
         "graceful_idle": (0.0, "s"),
         "graceful_overlap": (10.0, "s"),
         "graceful_sigint": (False, ""),
+        "graceful_quiet": (0.0, "s"),
+        "graceful_report": (None, "file"),
+        "graceful_on_lame_duck": (None, ""),
+        "graceful_on_drained": (None, ""),
     }
     assert all(row.metadata["kind"].meaning for row in settings.TABLE.values())
 
@@ -174,6 +178,43 @@ def test_bad_switch_is_refused(names, environ, start):
     assert sentence.endswith("give true or false, 1 or 0, yes or no, on or off")
 
 
+@pytest.mark.contract(14)
+@pytest.mark.parametrize("value", ["", " ", "/tmp/", 3, True, ["a"]])
+def test_bad_file_name_is_refused(value):
+    assert refused({"graceful_report": value}) == (
+        f"graceful_report = {value!r} in the config file is not a file's name: "
+        "give one such as /tmp/shutdown.json"
+    )
+
+
+def test_file_name():
+    assert read({"graceful_report": Path("/tmp/a")}).report == "/tmp/a"
+    assert read({"graceful_report": "a"}, {"GRACEFUL_REPORT": "/tmp/b c"}).report == "/tmp/b c"
+
+
+@pytest.mark.contract(14)
+def test_function_that_cannot_be_called_is_refused():
+    assert refused({"graceful_on_lame_duck": 3}) == (
+        "graceful_on_lame_duck = 3 in the config file is not a function: "
+        "define one in the config file, with (server)"
+    )
+    assert refused({}, {"GRACEFUL_ON_DRAINED": "mine.hook"}) == (
+        "GRACEFUL_ON_DRAINED=mine.hook in the environment is not a function: "
+        "define one in the config file, with (server, report)"
+    )
+
+
+def test_functions():
+    assert read({"graceful_on_drained": print}).on_drained is print
+
+
+@pytest.mark.contract(14)
+def test_misspelt_function_is_refused():
+    """Others are helpers of the user's own."""
+    assert "did you mean graceful_on_drained?" in refused({"graceful_on_drain": print})
+    assert read({"graceful_helper": print, "grateful_timeout": print}).warnings == ()
+
+
 # -- names
 
 
@@ -194,8 +235,8 @@ def test_unknown_name_with_our_prefix_is_refused(wrong, right):
 
 @pytest.mark.contract(14)
 def test_unknown_name_with_our_prefix_is_refused_however_unlike():
-    sentence = refused({"graceful_quiet": 3})
-    assert sentence.startswith("graceful_quiet = 3 in the config file is not a setting: ")
+    sentence = refused({"graceful_zzz": 3})
+    assert sentence.startswith("graceful_zzz = 3 in the config file is not a setting: ")
 
 
 def test_gunicorns_own_name_with_our_prefix_is_known():

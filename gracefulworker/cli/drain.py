@@ -168,10 +168,10 @@ def _find_page(pid: int) -> Page | None:
     try:
         owner = process.stat()
         with _acting_as(owner.st_uid, owner.st_gid):
-            for entry in os.scandir(process / "fd"):
+            for descriptor in (process / "fd").iterdir():
                 with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                    if os.readlink(entry.path).startswith(f"/memfd:{NAME} "):
-                        return _read_page(entry.path)
+                    if os.readlink(descriptor).startswith(f"/memfd:{NAME} "):
+                        return _read_page(descriptor)
     except FileNotFoundError:
         raise ProcessLookupError from None
     if _is_dead(pid):
@@ -179,7 +179,7 @@ def _find_page(pid: int) -> Page | None:
     return None
 
 
-def _read_page(path: str) -> Page:
+def _read_page(path: Path) -> Page:
     with open(path, "rb") as file:
         return Page(mmap.mmap(file.fileno(), SIZE, prot=mmap.PROT_READ))
 
