@@ -76,7 +76,7 @@ def measure(log: Any, report: Report) -> None:
     kinds |= {name: GAUGE_TYPE for name, value in report.items() if type(value) is float}
     for name, kind in kinds.items():
         _send(log, name, report[name], kind)
-    _send(log, report["outcome"], 1, COUNTER_TYPE)
+    _send(log, f"outcome.{report['outcome']}", 1, COUNTER_TYPE)
 
 
 def _send(log: Statsd, name: str, value: float, kind: str) -> None:

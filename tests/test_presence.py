@@ -73,3 +73,16 @@ def test_the_examples_events_end_by_themselves(serve, worker):
     assert end.kind == "response" and end.body.endswith(b"going away\n\n"), str(end)
     assert_within(1.0, end.at, term, "the stream ended")
     assert_clean(server)
+
+
+def test_the_examples_events_are_cut_on_stock(serve):
+    """The application asks there, too, and is never told."""
+    options = ("--chdir", str(EXAMPLES), "--graceful-timeout", "1")
+    server = serve("gthread", app="app:app", options=options, ready=False)
+    client = server.connect()
+    client.send(request("/events?interval=0.1"))
+    while b"data: " not in client.buffer:
+        client._more()
+    term = server.signal(signal.SIGTERM)
+    end = client.ending()
+    assert end.kind != "response" and end.at - term > 0.9

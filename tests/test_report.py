@@ -58,7 +58,7 @@ def test_statsd_and_systemd(serve, tmp_path):
     ours = {m.split(":")[0]: m.split(":")[1] for m in metrics if "gunicorn.graceful." in m}
     assert ours["gunicorn.graceful.served"] == "1|c|@1.0"
     assert ours["gunicorn.graceful.cut"] == "0|c|@1.0"
-    assert ours["gunicorn.graceful.clean"] == "1|c|@1.0"
+    assert ours["gunicorn.graceful.outcome.clean"] == "1|c|@1.0"
     assert re.fullmatch(r"[\d.]+\|g", ours["gunicorn.graceful.seconds"])
     assert not [line for line in server.lines if line.level and not line.message]
 
