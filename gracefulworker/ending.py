@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from dataclasses import dataclass, fields
+from typing import Any
 
 from gracefulworker.lifecycle import Slot
 
