@@ -7,7 +7,7 @@ import re
 import socket
 
 import pytest
-from harness import assert_clean, now, summary
+from harness import CEILING, assert_clean, now, summary
 
 KEYS = {
     "outcome", "signal", "seconds", "last_connection", "accepted", "served", "told_to_close",
@@ -53,8 +53,9 @@ def test_statsd_and_systemd(serve, tmp_path):
             server.terminate()
             assert server.fetch().kind == "response"
             assert_clean(server)
-            metrics, states = received(statsd), received(notify)
-    assert [state for state in states if state.startswith("STOPPING")] == ["STOPPING=1"]
+            metrics = received(statsd, "gunicorn.graceful.outcome")
+            states = received(notify, "STOPPING")
+    assert states[-1] == "STOPPING=1"
     ours = {m.split(":")[0]: m.split(":")[1] for m in metrics if "gunicorn.graceful." in m}
     assert ours["gunicorn.graceful.served"] == "1|c|@1.0"
     assert ours["gunicorn.graceful.cut"] == "0|c|@1.0"
@@ -63,15 +64,13 @@ def test_statsd_and_systemd(serve, tmp_path):
     assert not [line for line in server.lines if line.level and not line.message]
 
 
-def received(sock):
-    """What is there: datagrams on one machine arrive when they are sent."""
-    sock.setblocking(False)
-    found = []
-    while True:
-        try:
-            found.append(sock.recv(4096).decode())
-        except BlockingIOError:
-            return found
+def received(sock, last):
+    """The datagrams up to the first one that begins with `last`."""
+    sock.settimeout(CEILING)
+    found = [""]
+    while not found[-1].startswith(last):
+        found.append(sock.recv(4096).decode())
+    return found
 
 
 JSON = """
