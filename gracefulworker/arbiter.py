@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import math
 import os
 import select
@@ -38,6 +39,7 @@ from gracefulworker.gatekeeper import Gatekeeper
 from gracefulworker.lifecycle import ASK, Lifecycle, Listeners, Slot
 from gracefulworker.listener_sets import ListenerSets
 from gracefulworker.phases import EXIT_CUT, KILL_MARGIN, REPEAT_WINDOW, Phase, Schedule
+from gracefulworker.probe_listener import ProbeListener
 from gracefulworker.quiet import STEP, Quiet
 from gracefulworker.user_code import UserCode
 
@@ -134,6 +136,7 @@ class Supervisor:
         self.quick_at = 0
         self.hurry = False  # a later SIGTERM: end the delay
         self.reloading = False
+        self.probes_wait = False  # after USR2: the former arbiter has graceful_probe_bind
         try:
             self.read_settings()
         except settings.SettingsError as error:
@@ -147,7 +150,17 @@ class Supervisor:
         self.stock = SimpleNamespace(**{name: getattr(arbiter, name) for name in replaced})
         self.crew = Crew(arbiter, self.stock, self.page)
         self.gatekeeper = Gatekeeper(arbiter, self.page)
+        self.crew.state()  # so that the first worker knows how many are expected
         self.sets = ListenerSets(arbiter)
+        self.probes = ProbeListener(self.crew, self.log)
+        try:
+            self.open_probes()
+        except settings.SettingsError as error:
+            if not arbiter.WORKERS:
+                raise
+            self.log.error("%s", error)
+        if not self.crew.are_ours():
+            self.warn_of_idle_settings()
         for name in replaced:
             setattr(arbiter, name, getattr(self, name))
         self.wake_fd, self.wake_push_fd = os.pipe()
@@ -183,10 +196,41 @@ class Supervisor:
             return
         try:
             self.read_settings()
+            self.open_probes()
         except settings.SettingsError as error:
             # The service runs: a slip in a reloaded file must not end it.
             self.cfg = self.arbiter.cfg
             self.log.error("%s; keeping the former settings", error)
+
+    def open_probes(self) -> None:
+        """Answer probes at `graceful_probe_bind`.
+
+        :raises SettingsError: it cannot be listened on.
+        """
+        try:
+            self.probes.follow(self.settings)
+            self.probes_wait = False
+        except OSError as error:
+            if self.arbiter.master_pid and error.errno == errno.EADDRINUSE:
+                self.probes_wait = True
+                return
+            raise settings.SettingsError(
+                f"graceful_probe_bind = {self.settings.probe_bind} cannot be listened on"
+                f" ({error.strerror}): give an address of this machine and a port that is free"
+            ) from None
+
+    def warn_of_idle_settings(self) -> None:
+        """Say which settings only our own worker classes can follow."""
+        names = ("readiness_path", "liveness_path", "warmup")
+        unheard = [settings.PREFIX + name for name in names if getattr(self.settings, name)]
+        if self.settings.probe_bind is not None:
+            unheard = [name for name in unheard if not name.endswith("_path")]
+        if unheard:
+            self.log.warning(
+                "%s: needs a worker class of gracefulworker; probes of this one are answered at"
+                " graceful_probe_bind",
+                ", ".join(unheard),
+            )
 
     # Signal handlers: note, flip, hand on.
 
@@ -399,6 +443,10 @@ class Supervisor:
     def manage_workers(self) -> None:
         """Arbiter.manage_workers, called in each pass of the main loop: the tick of the phases."""
         self.tick()
+        self.crew.state()
+        if self.probes_wait:
+            with contextlib.suppress(settings.SettingsError):
+                self.open_probes()
         if self.page.phase < Phase.DRAINING:
             self.crew.manage(self.settings.overlap)
 

@@ -11,6 +11,7 @@ HUP) has no slot and is gunicorn's.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -21,6 +22,7 @@ from gracefulworker import gate
 from gracefulworker.ending import Totals
 from gracefulworker.lifecycle import Page, Slot
 from gracefulworker.phases import KILL_MARGIN, Phase
+from gracefulworker.probes import State
 
 #: Seconds before a worker that failed to boot is tried again, doubled each time up to the second.
 RETRY_FIRST = 0.2
@@ -92,6 +94,22 @@ class Crew:
 
     def _booting(self) -> list[Any]:
         return [worker for worker in self.ours() if not worker.slot.booted]
+
+    # Who serves
+
+    def state(self) -> State:
+        """How the service stands; also asked in threads that answer probes."""
+        workers = list(self.arbiter.WORKERS.values())
+        strangers = [_heartbeat(worker) for worker in workers if not hasattr(worker, "slot")]
+        now = time.monotonic()
+        self.page.strangers = sum(-math.inf < beat <= now for beat in strangers)
+        self.page.expected = self.arbiter.num_workers
+        return self.page.state()
+
+    def has_heartbeat(self) -> bool:
+        """Whether there is a worker that gunicorn would not take for hung."""
+        oldest = time.monotonic() - (self.arbiter.timeout or math.inf)
+        return any(_heartbeat(worker) > oldest for worker in list(self.arbiter.WORKERS.values()))
 
     # Who waits for them
 
@@ -275,6 +293,17 @@ class Crew:
         self._killed_at_deadline = True
         for pid in list(self.arbiter.WORKERS):
             self.stock.kill_worker(pid, signal.SIGKILL)
+
+
+def _heartbeat(worker: Any) -> float:
+    """The monotonic second of its last one; a later one than now before its first.
+
+    A new WorkerTmp has the time of its file, and gunicorn relies on that being later, too.
+    """
+    try:
+        return float(worker.tmp.last_update())
+    except (OSError, ValueError):
+        return -math.inf  # closed: it has just been reaped
 
 
 def _exists(pid: int) -> bool:

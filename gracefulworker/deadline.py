@@ -27,6 +27,7 @@ from _thread import get_ident  # bound before gevent patches it: the native one
 from typing import TYPE_CHECKING, Any
 
 from gracefulworker import doorman
+from gracefulworker.native import original
 
 if TYPE_CHECKING:
     from gracefulworker.workers.base import GracefulWorker
@@ -57,27 +58,19 @@ LAST_WORDS = (
 _SECOND = 1_000_000_000
 
 
-def _original(module: str, name: str) -> Any:
-    """`module.name` as it was before gevent patched it."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None:
-        return monkey.get_original(module, name)
-    return getattr(sys.modules[module], name)
-
-
 class Deadline:
     """A thread that waits for the worker's deadline and then ends its process."""
 
     def __init__(self, worker: GracefulWorker) -> None:
         self.worker = worker
         self._main = get_ident()
-        self._sleep = _original("time", "sleep")
+        self._sleep = original("time", "sleep")
         self._spoken: list[Any] = []
         self._kept: list[Any] = []
 
     def start(self) -> None:
         # Not threading.Thread: under gevent it must be native.
-        _original("_thread", "start_new_thread")(self._wait, ())
+        original("_thread", "start_new_thread")(self._wait, ())
 
     def _wait(self) -> None:
         # A second signal in a moment would come here, and not end the main thread's system call.
@@ -92,7 +85,7 @@ class Deadline:
             os._exit(0)
 
     def _wait_for_drain(self) -> None:
-        poll = _original("select", "poll")()
+        poll = original("select", "poll")()
         bell = self.worker.lifecycle.draining.fd
         poll.register(bell, select.POLLIN)
         while not self.worker.is_draining():
@@ -172,7 +165,7 @@ class Deadline:
     def part(self) -> None:
         """Read on for a moment: unread bytes would turn the end into a reset (see `gate`)."""
         until = time.monotonic() + LAST_MOMENT
-        poll = _original("select", "poll")()
+        poll = original("select", "poll")()
         listening = {raw.fileno(): raw for raw in self._spoken}
         for fd in listening:
             poll.register(fd, select.POLLIN)

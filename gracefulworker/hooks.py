@@ -1,7 +1,8 @@
 """Server hooks for a gunicorn config file, for any worker class that is not ours.
 
-``from gracefulworker.hooks import when_ready`` gives it LAME_DUCK before gunicorn's own stop, the
-plan line, the second SIGTERM and the budget. With one of our worker classes it changes nothing:
+``-c python:gracefulworker.hooks``, or ``from gracefulworker.hooks import when_ready`` in a config
+file, gives it LAME_DUCK before gunicorn's own stop, the plan line, the second SIGTERM, the budget
+and the probes of `graceful_probe_bind`. With one of our worker classes it changes nothing:
 the class has reached the arbiter by itself.
 
 What may be changed here: what other workers can be given from the arbiter alone.

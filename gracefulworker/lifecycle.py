@@ -9,7 +9,8 @@ page". Signals are not needed for any of this, so an application that installs i
 handler changes nothing.
 
 What may be changed here: cells may be added (before the sizes below run out). Each cell is eight
-aligned bytes, written by one process only, or under `Slot.count`'s lock; times are
+aligned bytes, written by one process only (`Page.complete`: always the same), or under
+`Slot.count`'s lock; times are
 ``time.monotonic_ns()``, which all processes of a machine share.
 """
 
@@ -24,6 +25,7 @@ from collections.abc import Callable
 from functools import partial
 
 from gracefulworker.phases import Phase
+from gracefulworker.probes import State
 
 #: Cells of the page's head and of each slot (eight bytes each).
 HEAD_CELLS = 16
@@ -83,12 +85,16 @@ class _Cells:
         self._base = base
 
 
+#: The cell of a slot that `Page.state` adds up.
+_BOOTED = 2
+
+
 class Slot(_Cells):
     """One worker's flags and counters; the counters begin at SIGTERM."""
 
     retire = _cell(0)  #: set by the arbiter: stop, whatever the shared phase says
     term_at = _cell(1)  #: ns of a SIGTERM that came without `retire`
-    booted = _cell(2)
+    booted = _cell(_BOOTED)
     dismissed = _cell(13)  #: set by the arbiter: if you are still booting, do not begin to serve
     wants_to_retire = _cell(12)  #: max_requests or the reloader; the arbiter says when
     drained = _cell(3)  #: has seen the sealed accept queue empty
@@ -133,12 +139,15 @@ class Page(_Cells):
     deadline = _cell(4)  #: ns at which workers cut what is left
     delay_over_at = _cell(8)  #: ns; LAME_DUCK may end, and does at the next SIGTERM
     arbiter = _cell(9)  #: its process id, once it hears signals
+    expected = _cell(10)  #: workers that there shall be
+    strangers = _cell(11)  #: workers of other classes, without a slot, that have booted
+    complete = _cell(12)  #: as many as expected have been up together; set by whoever sees it
+    _used = _cell(13)  #: slots that have ever been taken
 
     def __init__(self, memory: mmap.mmap | None = None) -> None:
         """:param memory: another process's page, to be read only."""
         super().__init__(memoryview(memory or _memory()).cast("q"), 0)
         self._free: list[int] = []
-        self._used = 0
 
     def head(self) -> memoryview[int]:
         """The cells, of which the first is the phase: the fastest way to ask for it."""
@@ -166,6 +175,15 @@ class Page(_Cells):
     def listeners(self, state: Listeners) -> None:
         self._listeners = state
 
+    def state(self) -> State:
+        """How many workers serve, as it is at this moment."""
+        first = HEAD_CELLS + _BOOTED
+        end = first + self._used * SLOT_CELLS
+        booted = self.strangers + sum(self._cells[first:end:SLOT_CELLS])
+        if booted >= self.expected:
+            self.complete = 1
+        return State(self.phase, booted, self.expected, bool(self.complete))
+
     def take_slot(self) -> Slot:
         """A cleared slot, for a worker about to be forked (arbiter only).
 
@@ -184,6 +202,7 @@ class Page(_Cells):
 
     def free_slot(self, slot: Slot) -> None:
         """Take back the slot of a worker that has been reaped (arbiter only)."""
+        slot.booted = 0
         self._free.append((slot._base - HEAD_CELLS) // SLOT_CELLS)
 
 

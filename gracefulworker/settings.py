@@ -3,9 +3,9 @@
 What may be changed here: a setting is one line, a field of `Settings` with a kind in its
 metadata; its name is ``graceful_`` and the field's name, and `TABLE`, the environment, the bounds
 and the spelling checks all follow from that line. Bounds and words belong to the kinds
-(`Seconds`, `Switch`, `FileName`, `Function`). Each `SettingsError` is one sentence with the setting
-as the user wrote it, the value and the fix, because it is the last thing that the user sees before
-the exit.
+(`Seconds`, `Switch`, `Path` and so on). Each `SettingsError` is one sentence with the setting as
+the user wrote it, the value and the fix, because it is the last thing that the user sees before the
+exit.
 
 Settings are plain names in gunicorn's config file, or environment variables of the same name in
 capitals. The environment wins, as gunicorn's command line wins over its file.
@@ -17,6 +17,7 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,10 @@ MARGIN = 1.0
 #: Seconds from SIGTERM to SIGKILL that are assumed when nobody names a figure: the default of
 #: Kubernetes' terminationGracePeriodSeconds.
 ASSUMED_PERIOD = 30.0
+
+#: Where `graceful_probe_bind` answers, when no paths are set.
+READINESS_PATH = "/ready"
+LIVENESS_PATH = "/live"
 
 #: How alike (`difflib` ratio) a name must be to count as a misspelling. One letter too many or too
 #: few in `bind` is 0.89, two swapped letters in `workers` 0.86; `worker_id`, a helper that is met
@@ -118,6 +123,72 @@ class FileName:
 
 
 @dataclass(frozen=True)
+class Path:
+    """The path of a URL, as the application would see it."""
+
+    meaning: str
+    unit = "path"
+
+    def read(self, value: object) -> str:
+        """Return `value`.
+
+        :raises ValueError: with the rest of a sentence that begins with setting and value.
+        """
+        if not isinstance(value, str) or not re.fullmatch(r"/[^\s?#%]*", value.strip()):
+            raise ValueError("is not a path: give one that begins with a slash, such as /ready")
+        return value.strip()
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Paths with or without a query, in their order; commas between them in the environment."""
+
+    meaning: str
+    unit = "path,..."
+
+    def read(self, value: object) -> tuple[str, ...]:
+        """Return `value`, a list or its text, as a tuple.
+
+        :raises ValueError: with the rest of a sentence that begins with setting and value.
+        """
+        listed = value.split(",") if isinstance(value, str) else value
+        if isinstance(listed, (list, tuple)) and all(isinstance(path, str) for path in listed):
+            paths = tuple(path.strip() for path in listed)
+            if all(re.fullmatch(r"/[^\s#]*", path) for path in paths):
+                return paths
+        raise ValueError('is not a list of paths: give some, such as ["/", "/login"]')
+
+
+@dataclass(frozen=True)
+class HostPort:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Address:
+    """HOST:PORT; all addresses of the machine when the host is empty, as with gunicorn's bind."""
+
+    meaning: str
+    unit = "host:port"
+
+    def read(self, value: object) -> HostPort:
+        """Return `value`, a text, as host and port.
+
+        :raises ValueError: with the rest of a sentence that begins with setting and value.
+        """
+        found = re.fullmatch(r"(\[[^][]+\]|[^][:/\s]*):(\d{1,5})", str(value).strip())
+        if not found or int(found[2]) > 65535:
+            raise ValueError("is not an address: give HOST:PORT, such as 0.0.0.0:8081")
+        return HostPort(found[1].strip("[]") or "0.0.0.0", int(found[2]))
+
+
+@dataclass(frozen=True)
 class Function:
     """A function of the user's; only a config file can have one."""
 
@@ -186,6 +257,34 @@ class Settings:
         default=None,
         metadata={"kind": Function("called when all workers have gone", "server, report")},
     )
+    readiness_path: str | None = field(
+        default=None,
+        metadata={"kind": Path("where workers answer the readiness probe")},
+    )
+    liveness_path: str | None = field(
+        default=None,
+        metadata={"kind": Path("where workers answer the liveness probe")},
+    )
+    probe_bind: HostPort | None = field(
+        default=None,
+        metadata={"kind": Address("where both are answered also while every worker is busy")},
+    )
+    readiness_check: Callable[..., object] | None = field(
+        default=None,
+        metadata={"kind": Function("whether a service that has booted is ready", "")},
+    )
+    unready: bool = field(
+        default=False,
+        metadata={"kind": Switch("readiness answers 503 from SIGTERM on")},
+    )
+    probe_log: bool = field(
+        default=False,
+        metadata={"kind": Switch("probes appear in the access log")},
+    )
+    warmup: tuple[str, ...] = field(
+        default=(),
+        metadata={"kind": Requests("what each worker asks its application before it serves")},
+    )
     #: Sentences to be logged at the start.
     warnings: tuple[str, ...] = ()
     #: gunicorn's --reload: a developer at the terminal, who waits for nobody.
@@ -195,6 +294,11 @@ class Settings:
     def needed(self) -> int:
         """The whole seconds from SIGTERM to SIGKILL that hold all of it."""
         return whole(self.delay + self.finish + MARGIN)
+
+    @property
+    def probe_paths(self) -> tuple[str, str]:
+        """Where `probe_bind` answers readiness and liveness."""
+        return self.readiness_path or READINESS_PATH, self.liveness_path or LIVENESS_PATH
 
     def plan(self) -> str:
         """Return the line that tells at the start how a shutdown will go."""
@@ -270,6 +374,7 @@ def read(
         except ValueError as error:
             raise SettingsError(f"{given[name]} {error}") from None
 
+    _judge_paths(values, given)
     reload = bool(cfg.reload)
     if reload:
         values["delay"] = 0.0
@@ -277,6 +382,21 @@ def read(
     finish, period, said = _fit(cfg, values["delay"], kill_after, given["graceful_kill_after"])
     warnings += said
     return Settings(**values, finish=finish, period=period, warnings=tuple(warnings), reload=reload)
+
+
+def _judge_paths(values: Mapping[str, Any], given: Mapping[str, str]) -> None:
+    ready, live = values["readiness_path"], values["liveness_path"]
+    if values["probe_bind"] is not None:
+        ready, live = ready or READINESS_PATH, live or LIVENESS_PATH
+    if ready is None or ready != live:
+        return
+    one, other = "graceful_liveness_path", "readiness"
+    if values["liveness_path"] is None:
+        one, other = "graceful_readiness_path", "liveness"
+    raise SettingsError(
+        f"{given[one]} is the {other} path too: give each its own, for a service that is not ready "
+        "is not to be restarted"
+    )
 
 
 def _fit(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+from importlib.util import find_spec
 
+import gunicorn
 import pytest
-from harness import assert_clean, now
+from harness import assert_clean, assert_within, fetch, now, request
+from test_probes import ask, probe_address, said
 
 PLAIN = "from gracefulworker.hooks import when_ready\n"
 CALLED = """
@@ -66,3 +69,71 @@ def test_with_our_own_workers_it_changes_nothing(serve, worker):
     with_hook, without = life(PLAIN), life("")
     assert with_hook == without
     assert with_hook.count("shutdown plan") == 1
+
+
+# -- with nothing but the command line, and probes
+
+
+def by_option(serve, stock, **settings):
+    env = {"GRACEFUL_PROBE_BIND": "127.0.0.1:0"}
+    options = ("-c", "python:gracefulworker.hooks", *settings.pop("options", ()))
+    return serve(stock, env=env, options=options, **settings)
+
+
+@pytest.fixture(params=("uvicorn_worker.UvicornWorker", "asgi"))
+def foreign(request):
+    if request.param == "asgi" and gunicorn.version_info < (25,):
+        pytest.skip("this gunicorn has no asgi worker")
+    for package in ("fastapi", request.param.split(".")[0]):
+        if package != "asgi" and not find_spec(package):
+            pytest.skip(f"{package} is not installed")
+    return request.param
+
+
+def test_asgi_workers_get_the_delay_and_probes(serve, foreign):
+    server = by_option(serve, foreign, app="asgi_app:app", workers=2, delay=0.4)
+    while (answer := ask(server, "/ready"))[0] == 503:
+        assert answer[1]["reason"] in ("0 of 2 workers have booted", "1 of 2 workers have booted")
+    assert answer[1] == {"phase": "SERVING", "booted": 2, "expected": 2, "reason": "ready"}
+    term = server.terminate()
+    assert ask(server, "/ready") == (200, {**answer[1], "phase": "LAME_DUCK"})
+    endings = [server.fetch()]
+    while endings[-1].kind == "response":
+        endings.append(server.fetch())
+    assert len(endings) > 1 and endings[-1].began - term >= 0.39
+    server.wait_gone()
+    assert server.status == 0
+    assert not server.grep("Traceback")
+
+
+def test_a_busy_event_loop_is_ready_and_alive(serve, foreign):
+    server = by_option(serve, foreign, app="asgi_app:app", delay=0)
+    client = server.connect()
+    client.send(request("/blocked/loop"))
+    held = server.gate.entered("loop")
+    for path in ("/ready", "/live"):
+        end = fetch(probe_address(server), path)
+        assert said(end)[0] == 200
+        assert_within(0.05, end.at, end.began, "answered")
+    held.release()
+    assert client.ending().body == b"blocked"
+
+
+def test_probes_while_hup_waits_for_old_workers(serve):
+    """gunicorn's reload() blocks the main loop until they have gone."""
+    server = by_option(serve, "sync")
+    client, held = server.hold("old")
+    server.signal(signal.SIGHUP)
+    server.wait_log("^app imported", count=2)
+    for path in ("/ready", "/live"):
+        end = fetch(probe_address(server), path)
+        assert said(end)[0] == 200
+        assert_within(0.05, end.at, end.began, "answered")
+    held.release()
+    assert client.ending().body == b"gated"
+
+
+def test_settings_that_only_our_workers_follow_are_named(serve):
+    config = PLAIN + 'graceful_readiness_path = "/readyz"\ngraceful_warmup = "/"\n'
+    server = serve("sync", config=config)
+    server.wait_log("^graceful_readiness_path, graceful_warmup: needs a worker class of gracefulw")

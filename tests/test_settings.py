@@ -72,8 +72,105 @@ def test_table_names_each_setting_with_its_default_unit_and_meaning():
         "graceful_report": (None, "file"),
         "graceful_on_lame_duck": (None, ""),
         "graceful_on_drained": (None, ""),
+        "graceful_readiness_path": (None, "path"),
+        "graceful_liveness_path": (None, "path"),
+        "graceful_probe_bind": (None, "host:port"),
+        "graceful_readiness_check": (None, ""),
+        "graceful_unready": (False, ""),
+        "graceful_probe_log": (False, ""),
+        "graceful_warmup": ((), "path,..."),
     }
     assert all(row.metadata["kind"].meaning for row in settings.TABLE.values())
+
+
+# -- probes and warm-up
+
+
+@pytest.mark.parametrize("text", ["/ready", "/", " /a/b.c~d "])
+def test_paths(text):
+    assert read({"graceful_readiness_path": text}).readiness_path == text.strip()
+
+
+@pytest.mark.contract(14)
+@pytest.mark.parametrize("text", ["ready", "", "/a b", "/a?b", "/a#b", "/%61", "http://h/a"])
+def test_bad_path_is_refused(text):
+    assert refused({"graceful_liveness_path": text}) == (
+        f"graceful_liveness_path = {text!r} in the config file is not a path: "
+        "give one that begins with a slash, such as /ready"
+    )
+
+
+@pytest.mark.contract(14)
+def test_one_path_for_both_is_refused():
+    sentence = refused({"graceful_readiness_path": "/a"}, {"GRACEFUL_LIVENESS_PATH": "/a"})
+    assert sentence.startswith("GRACEFUL_LIVENESS_PATH=/a in the environment is the readiness path")
+
+
+@pytest.mark.contract(14)
+def test_a_path_that_is_the_default_of_the_other_is_refused():
+    names = {"graceful_readiness_path": "/live", "graceful_probe_bind": ":1"}
+    assert refused(names).startswith("graceful_readiness_path = '/live' in the config file is")
+    del names["graceful_probe_bind"]
+    assert read(names).readiness_path == "/live"
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:8081", "127.0.0.1", 8081),
+        (":8081", "0.0.0.0", 8081),
+        ("localhost:0", "localhost", 0),
+        ("[::1]:65535", "::1", 65535),
+    ],
+)
+def test_addresses(text, host, port):
+    address = read({}, {"GRACEFUL_PROBE_BIND": text}).probe_bind
+    assert (address.host, address.port) == (host, port)
+    assert str(address) == (text if text[0] != ":" else host + text)
+
+
+@pytest.mark.contract(14)
+@pytest.mark.parametrize("text", ["8081", "host", "host:", "h:70000", "::1:80", "unix:/a", "a b:1"])
+def test_bad_address_is_refused(text):
+    assert refused({}, {"GRACEFUL_PROBE_BIND": text}) == (
+        f"GRACEFUL_PROBE_BIND={text} in the environment is not an address: "
+        "give HOST:PORT, such as 0.0.0.0:8081"
+    )
+
+
+def test_warm_up_is_a_list_or_its_text():
+    assert read({"graceful_warmup": ["/", "/login?next=a,b"]}).warmup == ("/", "/login?next=a,b")
+    assert read({"graceful_warmup": "/"}).warmup == ("/",)
+    assert read({}, {"GRACEFUL_WARMUP": "/, /login"}).warmup == ("/", "/login")
+    assert read({"graceful_warmup": []}).warmup == ()
+
+
+@pytest.mark.contract(14)
+@pytest.mark.parametrize("value", ["login", ["login"], [1], 1, "/a,,/b"])
+def test_bad_warm_up_is_refused(value):
+    assert refused({"graceful_warmup": value}) == (
+        f"graceful_warmup = {value!r} in the config file is not a list of paths: "
+        'give some, such as ["/", "/login"]'
+    )
+
+
+@pytest.mark.contract(14)
+def test_a_check_is_a_function_of_the_config_file():
+    def check():
+        return True
+
+    assert read({"graceful_readiness_check": check}).readiness_check is check
+    assert refused({}, {"GRACEFUL_READINESS_CHECK": "check"}) == (
+        "GRACEFUL_READINESS_CHECK=check in the environment is not a function: "
+        "define one in the config file, with ()"
+    )
+
+
+@pytest.mark.contract(14)
+def test_a_function_with_nearly_that_name_is_refused():
+    wrong = "graceful_readyness_check"
+    assert "did you mean graceful_readiness_check?" in refused({wrong: lambda: True})
+    assert read({"graceful_exit": lambda: None}).warnings == ()  # the user's own
 
 
 # -- sources and values

@@ -327,9 +327,8 @@ def _number(node: Node, default: float) -> float:
 
 def _on_probe_bind(server: Server, probe: Node) -> bool:
     """Whether the probe asks the address that is answered while every worker is busy."""
-    bind = server.probe_setting("graceful_probe_bind")
-    port = _port(server, probe["httpGet"]["port"])
-    return bind is not None and port is not None and _port_of_address(bind) == port
+    bind = None if server.ours is None else server.ours.probe_bind
+    return bind is not None and bind.port == _port(server, probe["httpGet"]["port"])
 
 
 def _port(server: Server, node: Node) -> int | None:
@@ -459,19 +458,15 @@ def _unanswered(server: Server, name: str, get: Node) -> Iterator[Mistake]:
                 "the name of one of the container's ports, or its number",
             )
         return
-    bind = server.probe_setting("graceful_probe_bind")
-    paths = [
-        server.probe_setting(setting)
-        for setting in ("graceful_readiness_path", "graceful_liveness_path")
-    ]
     path = get["path"].text or "/"
-    if bind is not None and _port_of_address(bind) == port:
+    if server.ours is not None and server.ours.probe_bind and server.ours.probe_bind.port == port:
+        paths = server.ours.probe_paths
         if server.is_complete and path.partition("?")[0] not in paths:
             yield Mistake(
                 ERROR,
                 get["path"].place,
                 f"the {name} asks {path} of graceful_probe_bind, where only "
-                f"{' and '.join(p for p in paths if p) or 'nothing'} is answered",
+                f"{' and '.join(paths)} is answered",
                 effect,
                 "one of those paths",
             )

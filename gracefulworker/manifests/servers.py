@@ -36,14 +36,6 @@ _REFERENCE = re.compile(r"\$\$|\$\(([\w.-]+)\)")
 #: Worker classes that are known not to be ours: by the beginning of their name.
 FOREIGN = ("gunicorn.", "uvicorn.", "uvicorn_worker.", "aiohttp.", "egg:gunicorn", "egg:meinheld")
 
-#: Settings of ours for probes and balancers, read here as they are written.
-PROBE_SETTINGS = (
-    "graceful_unready",
-    "graceful_readiness_path",
-    "graceful_liveness_path",
-    "graceful_probe_bind",
-)
-
 
 @dataclass(frozen=True)
 class Container:
@@ -188,16 +180,10 @@ class Server:
             return value is not None and "$" not in value
         return self.is_complete
 
-    def probe_setting(self, name: str) -> str | None:
-        """One of `PROBE_SETTINGS` as it is written, None when it is not set."""
-        value = self.environ.get(name.upper()) or self.read.names.get(name)
-        return None if value is None else str(value)
-
     @property
     def is_unready(self) -> bool:
         """Whether its readiness probe fails from SIGTERM on."""
-        value = self.probe_setting("graceful_unready") or "false"
-        return value.strip().lower() in ("1", "true", "yes", "on")
+        return self.ours is not None and self.ours.unready
 
     def presleep(self) -> float | None:
         """Seconds that its preStop hook sleeps; 0 without a hook, None for any other hook."""
@@ -481,12 +467,8 @@ class Reader:
             self.notes.append(note)
 
     def _read_ours(self, server: Server, environ: Mapping[str, str]) -> None:
-        apart = [name for name in PROBE_SETTINGS if name not in settings.TABLE]
-        names = {k: v for k, v in server.read.names.items() if k not in apart}
-        variables = [name.upper() for name in apart]
-        environ = {k: v for k, v in environ.items() if k not in variables}
         try:
-            server.ours = settings.read(server.read.cfg, environ, names)
+            server.ours = settings.read(server.read.cfg, environ, server.read.names)
         except settings.SettingsError as error:
             server.refusal = str(error)
 

@@ -24,6 +24,7 @@ from time import monotonic
 from types import FrameType
 from typing import Any
 
+from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 
@@ -33,6 +34,7 @@ from gracefulworker.deadline import Deadline
 from gracefulworker.doorman import Application, ClosingResponse, Held, stand_before
 from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import Phase
+from gracefulworker.warmup import WarmupError, warm_up
 
 #: Seconds that a SIGTERM which the arbiter did not send is held back: a group's SIGTERM reaches
 #: the workers before the arbiter's handler has run (measured: up to 49 ms). Erring here means
@@ -115,6 +117,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             self._head = self.page.head()
             self.slot = self.supervisor.seat(self)
             self.gauge = self.slot.gauge()
+            self.accepted_before = 0  # ns of the last new connection but one
             #: requests that the application holds, oldest first
             self.held: dict[Any, Held] = {}
             #: who answers a request from SIGTERM on: its response, or the deadline
@@ -144,7 +147,9 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     def run(self) -> None:
         """Worker.run, the serving loop; the boot is over."""
         if self.supervisor is not None:
+            self.warm_up()
             self.slot.booted = 1
+            self.page.state()  # the last one to boot sees that all are up
             if self.slot.dismissed:
                 return
             if type(self.cfg) is Config:
@@ -152,6 +157,21 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             Deadline(self).start()
             self.nudge_arbiter()
         super().run()
+
+    def warm_up(self) -> None:
+        """Put `graceful_warmup` to the application.
+
+        :raises SystemExit: it is not fit to serve; to the arbiter this is a failed boot.
+        """
+        if self.cfg.reload:
+            return  # a developer mends it while it runs
+        try:
+            warm_up(self, self.settings.warmup)
+        except WarmupError as error:
+            self.log.error(
+                "warm-up: %s, so the worker does not start", error, exc_info=error.__cause__
+            )
+            raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from error
 
     # Orders
 
@@ -333,11 +353,21 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         now = time.monotonic_ns()
         if not self.page.serving():
             self.slot.count("accepted")
-            self.slot.accepted_at = now
+            self.accepted_before, self.slot.accepted_at = self.slot.accepted_at, now
             if self.page.phase >= Phase.DRAINING:
                 self.slot.count("from_queue")
                 self.slot.accepted_at = self.page.drain_at  # it came before; its turn comes now
         return now
+
+    def discount_probe(self) -> None:
+        """The connection was a prober's, who comes in LAME_DUCK as ever: nobody new.
+
+        It ends with its answer, so it is discounted once. Should it be older than SIGTERM, or
+        should others have come since, the figures are one too low.
+        """
+        if self.page.phase == Phase.LAME_DUCK and self.slot.accepted:
+            self.slot.count("accepted", -1)
+            self.slot.accepted_at = self.accepted_before
 
     def count_idle(self, number: int = 1) -> None:
         if not self.page.serving():
@@ -368,7 +398,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         # dict.setdefault is atomic: whoever comes first answers.
         if self.claims.setdefault(response.req, response) is not response:
             raise BrokenPipeError(errno.EPIPE, "answered at the deadline")
-        if not self.page.serving():
+        if not (self.page.serving() or getattr(response, "is_probe", False)):
             self.slot.count("served")
             if not response.should_close():
                 self.slot.count("told_to_close")

@@ -269,7 +269,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
                     else:
                         self.hear(Phase.DRAINING)
                 self.look()
-                if self.phase >= Phase.DRAINING:
+                if self.phase >= Phase.DRAINING and self.slot.booted:
                     self.drain()
         finally:
             # It sleeps in GeventWorker.run; sys.exit is how GeventWorker.notify leaves it, too.
