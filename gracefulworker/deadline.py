@@ -133,6 +133,8 @@ class Deadline:
 
     def _end(self, request: Any, held: doorman.Held) -> str:
         _, who, response = held
+        if not hasattr(request, "unreader"):
+            return "its HTTP/2 stream"  # its frames are its own thread's to write
         if doorman.is_answered(response):
             return AFTER
         connection = request.unreader.sock

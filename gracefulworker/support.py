@@ -6,6 +6,8 @@ has passed on its oldest and its newest.
 
 from __future__ import annotations
 
+from typing import Any
+
 import gunicorn
 
 #: From the first to just before the last, as in setup.cfg.
@@ -43,3 +45,12 @@ def check_gthread() -> None:
             f"gracefulworker.gthread needs gunicorn {GTHREAD[0]}.{GTHREAD[1]} or newer, and this is"
             f" {gunicorn.__version__}: install one, or use gracefulworker.sync or .gevent"
         )
+
+
+def offers_http2(cfg: Any) -> bool:
+    """Whether gunicorn (25 on) is asked to speak HTTP/2, and the package h2 is there."""
+    if "h2" not in getattr(cfg, "http_protocols", ()):
+        return False
+    from gunicorn.http2 import is_http2_available
+
+    return bool(is_http2_available())

@@ -34,6 +34,7 @@ from gracefulworker.deadline import Deadline
 from gracefulworker.doorman import Application, ClosingResponse, Held, stand_before
 from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import Phase
+from gracefulworker.support import offers_http2
 from gracefulworker.warmup import WarmupError, warm_up
 
 #: Seconds that a SIGTERM which the arbiter did not send is held back: a group's SIGTERM reaches
@@ -58,6 +59,10 @@ EXIT_LINGER = 0.1
 RETIRE_IDLE = 2.0
 
 _SECOND = 1_000_000_000
+
+
+def _nothing_to_end() -> None:
+    """Without HTTP/2."""
 
 
 class SettledConfig(Config):  # type: ignore[misc]
@@ -122,6 +127,8 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             self.held: dict[Any, Held] = {}
             #: who answers a request from SIGTERM on: its response, or the deadline
             self.claims: dict[Any, object] = {}
+            #: brings HTTP/2 connections to their end, where there are any
+            self.end_http2: Callable[[], None] = _nothing_to_end
 
     # Boot
 
@@ -143,6 +150,10 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         super().load_wsgi()
         if self.supervisor is not None:
             self.wsgi = stand_before(self.wsgi, self)
+            if offers_http2(self.cfg):
+                from gracefulworker import http2
+
+                self.end_http2 = http2.stand_before(self).give
 
     def run(self) -> None:
         """Worker.run, the serving loop; the boot is over."""
@@ -389,6 +400,21 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             if self.claims:
                 self.claims.pop(request, None)
             self.gauge(len(self.held))
+
+    def handle_http2_request(self, *args: Any) -> Any:
+        """The engines' handle_http2_request (25 on): a stream is known in the same way."""
+        if self.supervisor is None:
+            return super().handle_http2_request(*args)
+        request = args[self.request_argument]
+        self.held[request] = [monotonic(), self.whoami(), None]
+        self.gauge(len(self.held))
+        try:
+            return super().handle_http2_request(*args)
+        finally:
+            del self.held[request]
+            self.gauge(len(self.held))
+            if not self.page.serving():
+                self.slot.count("served")
 
     def announce(self, response: ClosingResponse) -> None:
         """The headers go out now, past SERVING: they say `Connection: close`.

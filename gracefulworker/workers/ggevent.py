@@ -302,6 +302,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         ]
 
     def drain(self) -> None:
+        self.end_http2()
         self.close_servers()
         now = time.monotonic_ns()
         idle = self.waiting(used=True) if now >= self.idle_expiry() else []

@@ -229,6 +229,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
     # Draining
 
     def drain(self) -> None:
+        self.end_http2()
         self.close_listeners()
         self.close_idle()
         if self.silent:
