@@ -154,15 +154,18 @@ class Deadline:
         """Send the 503 without waiting; whether it could be sent."""
         try:
             raw = self._raw(connection)
+            is_heard = True
             if isinstance(connection, ssl.SSLSocket):
                 connection._sslobj.write(LAST_WORDS)  # type: ignore[attr-defined]
+            elif self.worker.cfg.is_ssl:
+                is_heard = False  # there was no handshake: a clean end of file is all we can say
             else:
                 raw.send(LAST_WORDS, _socket.MSG_DONTWAIT)
             raw.shutdown(_socket.SHUT_WR)
         except (OSError, ValueError):
             return False  # the client is gone, or does not read
         self._spoken.append(raw)
-        return True
+        return is_heard
 
     def part(self) -> None:
         """Read on for a moment: unread bytes would turn the end into a reset (see `gate`)."""

@@ -114,6 +114,15 @@ class Server(StreamServer):  # type: ignore[misc]
         super().do_close(client, *args)
         self.worker.forget(client)
 
+    def close(self) -> None:
+        """BaseServer.close, which drops `handle`.
+
+        wrap_socket_and_handle asks for it as late as in the greenlets of those accepted before.
+        """
+        handle = self.__dict__.get("handle")
+        super().close()
+        self.handle = handle
+
     def ignore_limit(self) -> None:
         """Accept on, whatever worker_connections says."""
         self.full = bool  # False, as without a pool (BaseServer.set_spawn)

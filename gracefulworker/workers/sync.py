@@ -3,6 +3,7 @@
 gunicorn's loop accepts a connection and reads it to its end. Before SIGTERM so do we. From SIGTERM
 on a connection that has not sent a byte is set aside (`silent`), so that it does not take the turn
 of those that have; connections are still accepted one by one, for other workers want some too.
+Behind TLS that byte is the request's, not the handshake's.
 Closed connections linger in `lingerer`, not in the way of the next one.
 
 What may be changed here: the order in which connections get their turn.
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from gunicorn.sock import ssl_context
 from gunicorn.workers import sync
 
 from gracefulworker import gate
@@ -62,9 +64,39 @@ class Lingering:
 class Connection(Lingering, socket.socket):
     """A client's connection."""
 
+    def speaks(self) -> bool:
+        """Whether its being readable is a request's first byte."""
+        return True
+
 
 class TLSConnection(Lingering, ssl.SSLSocket):
-    """The same behind TLS."""
+    """The same behind TLS, which takes the turn when a byte has been deciphered."""
+
+    _first = b""  #: it was read to see whether there is one, and is still to be given out
+    _failure: OSError | None = None  #: the same
+
+    @classmethod
+    def _create(cls, sock: Any, *args: Any, **kwargs: Any) -> Any:
+        """SSLContext.wrap_socket calls it (Python 3.7 on): ours is wrapped before gunicorn does."""
+        return sock if isinstance(sock, cls) else super()._create(sock, *args, **kwargs)  # type: ignore[misc]
+
+    def speaks(self) -> bool:
+        """Go on with the handshake, and look for a byte behind it; without waiting."""
+        try:
+            self._first = super().recv(1)
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLWantWriteError:
+            pass  # the certificates exceed the socket's buffer: gunicorn's read waits for that
+        except OSError as error:
+            self._failure = error  # gunicorn reports it
+        return True
+
+    def recv(self, *args: Any) -> bytes:
+        if self._failure is not None:
+            raise self._failure
+        first, self._first = self._first, b""
+        return first or super().recv(*args)
 
 
 class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
@@ -83,13 +115,14 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: accepted and not yet spoken: connection -> (listener, address, accepted at ns)
-        self.silent: dict[Connection, tuple[Any, Any, int]] = {}
+        self.silent: dict[Connection | TLSConnection, tuple[Any, Any, int]] = {}
 
     def run(self) -> None:
         """SyncWorker.run with our waiting prepared."""
         if self.supervisor is not None:
             self.lingerer = Lingering.lingerer = gate.Lingerer()
             self.cfg.set("ssl_context", lingering(self.cfg.ssl_context))
+            self.plain = not self.cfg.is_ssl
             self.last_active = 0
             self.accept_again_at = 0.0
             self.names = {listener: gate.ListenerName(listener) for listener in self.sockets}
@@ -121,8 +154,11 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             return
         fd, address = self.accept_from(listener) if stopping else listener._accept()
         accepted_at = self.count_accepted()
-        connection = Connection(*self.kinds[listener], fd)
-        connection.setblocking(True)
+        accepted = Connection(*self.kinds[listener], fd)
+        accepted.setblocking(self.plain)
+        connection = accepted if self.plain else self.secure(accepted)
+        if not self.plain and connection.fileno() < 0:
+            return  # the client has left
         if self.has_spoken(connection):
             self.serve(listener, connection, address)
         else:
@@ -157,7 +193,20 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             self.sockets.remove(listener)
             listener.close()
 
-    def has_spoken(self, connection: Connection) -> bool:
+    def secure(self, connection: Connection) -> Connection | TLSConnection:
+        """Behind TLS, before the handshake; where that fails, gunicorn tries again and reports."""
+        try:
+            return ssl_context(self.cfg).wrap_socket(  # type: ignore[no-any-return]
+                connection,
+                server_side=True,
+                suppress_ragged_eofs=self.cfg.suppress_ragged_eofs,
+                do_handshake_on_connect=False,  # `speaks` goes through it, as far as it can
+            )
+        except OSError as error:
+            self.log.debug("Error before the handshake: %s", error)
+            return connection
+
+    def has_spoken(self, connection: Connection | TLSConnection) -> bool:
         """Whether the first byte is there; before SIGTERM wait for it, as gunicorn does."""
         fd = connection.fileno()
         self.turn.register(fd, select.POLLIN)
@@ -165,20 +214,20 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             while not self.stopping():
                 timeout = gate.LINGER_PASS if self.lingerer.receiving else PASS
                 ready = dict(self.turn.poll(timeout * 1000))
-                if fd in ready:
+                if fd in ready and (self.plain or connection.speaks()):
                     return True
                 self.attend(ready)
                 self.look()
                 self.lingerer.sweep()
         finally:
             self.turn.unregister(fd)
-        return bool(gate.readable([fd]))
+        return bool(gate.readable([fd])) and (self.plain or connection.speaks())
 
     def serve_one_of_the_silent(self) -> bool:
         """Serve one that has spoken meanwhile, and close those whose time is over."""
         fds = gate.readable([connection.fileno() for connection in self.silent])
         for connection, (listener, address, _) in self.silent.items():
-            if connection.fileno() in fds:
+            if connection.fileno() in fds and (self.plain or connection.speaks()):
                 del self.silent[connection]
                 self.serve(listener, connection, address)
                 return True
@@ -192,7 +241,9 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
                     self.count_idle()
         return False
 
-    def serve(self, listener: Any, connection: Connection, address: Any) -> None:
+    def serve(self, listener: Any, connection: Connection | TLSConnection, address: Any) -> None:
+        if not self.plain:
+            connection.setblocking(True)
         self.handle(self.names[listener], connection, address)
         self.last_active = time.monotonic_ns()
 
