@@ -135,6 +135,8 @@ class Deadline:
         _, who, response = held
         if not hasattr(request, "unreader"):
             return "its HTTP/2 stream"  # its frames are its own thread's to write
+        if doorman.is_websocket(request):
+            return "its WebSocket"  # a 503 in the midst of its frames would be noise
         if doorman.is_answered(response):
             return AFTER
         connection = request.unreader.sock

@@ -139,3 +139,10 @@ def is_answered(response: Any) -> bool:
     if response is None or not response.headers_sent or response.response_length is None:
         return False
     return bool(response.sent >= response.response_length)
+
+
+def is_websocket(request: Any) -> bool:
+    """Whether the application may have taken the socket over (RFC 6455 section 4.1)."""
+    return any(
+        name == "UPGRADE" and value.lower() == "websocket" for name, value in request.headers
+    )

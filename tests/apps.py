@@ -156,6 +156,15 @@ def hog(environ, start_response, seconds):
     return whole(start_response, b"done")
 
 
+def websocket(environ, start_response, *args):
+    """Takes the socket over, as WebSocket libraries do (without frames), and sends back all."""
+    link = environ["gunicorn.socket"]
+    link.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n")
+    while data := link.recv(100):
+        link.sendall(data)
+    raise StopIteration  # gunicorn's way out, without a response
+
+
 def broken(environ, start_response, *args):
     raise RuntimeError("the application failed")
 
@@ -169,7 +178,7 @@ ROUTES = {
     route.__name__.replace("_", "-"): route
     for route in (
         fast, pid, phase, until_draining, sleep, gated, late_chunk, stream, upload, unread, status,
-        no_length, broken, child, hog, early
+        no_length, broken, child, hog, early, websocket
     )
 }  # fmt: skip
 
