@@ -99,7 +99,7 @@ class Connection(HTTP2ServerConnection):  # type: ignore[misc]
             if self.sock.fileno() in ready:
                 return True
             if not ready:
-                self.finish()
+                self.close()  # as gunicorn 27 does then
                 return False
         if self.h2_conn.highest_inbound_stream_id:
             self.announce()

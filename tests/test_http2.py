@@ -171,25 +171,29 @@ def test_control_stock_waits_for_idle_connections(serve_http2, stock):
     assert talk.ask("/fast") == b"fast"
     at = server.signal(signal.SIGTERM)
     talk.finish()
-    assert talk.goaways == [] and talk.ended_at - at > 1.5
+    assert talk.ended_at - at > 1.5
 
 
 @pytest.mark.contract(4)
 def test_every_stream_that_the_end_meets_is_served_or_named_as_not_processed(serve_http2, keeper):
-    server = serve_http2(keeper, delay=0.3)
+    server = serve_http2(keeper, delay=0.3, threads=8)
+    server.talk().send("/gated/it")
+    held = server.gate.entered("it")  # the worker does not leave: closed connections linger
     talks = [server.talk() for _ in range(3)]
     server.terminate()
     for talk in talks:  # the second and the third do not hear before the end has come
-        while not (talk.goaways or talk.ended):
+        while not talk.goaways:
             stream = talk.send("/fast")
             while not (talk.is_answered(stream) or talk.ended):
                 talk.read()
-        talk.send("/fast")  # as if it had not been told yet
+        if not talk.ended:
+            talk.send("/fast")  # as if it had not been told yet
         talk.finish()
         assert talk.goaways[0] == NO_MORE and len(talk.goaways) == 2
         for stream in talk.seen:
             assert talk.is_answered(stream) == (stream <= talk.goaways[-1])
     assert talks[0].is_answered(3)
+    held.release()
     assert_clean(server)
 
 
