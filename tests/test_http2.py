@@ -169,6 +169,7 @@ def test_control_stock_waits_for_idle_connections(serve_http2, stock):
     server = serve_http2(stock, more=["--graceful-timeout", "2"])
     talk = server.talk()
     assert talk.ask("/fast") == b"fast"
+    assert server.talk().ask("/fast") == b"fast"  # meanwhile the first has become idle
     at = server.signal(signal.SIGTERM)
     talk.finish()
     assert talk.ended_at - at > 1.5
