@@ -499,8 +499,8 @@ class Line:
 class Server:
     """``gunicorn -k worker`` with listeners made here; see the module's docstring.
 
-    ``listen`` names what is bound and handed down as ``-b fd://N``: ``tcp``, ``tcp6``, ``unix``,
-    ``abstract``; ``path`` is a unix socket that gunicorn binds itself, and ``port`` a TCP port
+    ``listen`` names what is bound and handed down as ``-b fd://N``: ``tcp``, ``every`` (TCP on every
+    interface), ``tcp6``, ``unix``, ``abstract``; ``path`` is a unix socket that gunicorn binds itself, and ``port`` a TCP port
     (for ``--reuse-port``). ``delay`` becomes GRACEFUL_DELAY. ``config`` is the text of a config
     file. With ``ready`` the start returns once all workers have imported the application and one
     request was answered.
@@ -600,6 +600,7 @@ class Server:
             return Address(socket.AF_INET, reserved.getsockname()), None
         family, target = {
             "tcp": (socket.AF_INET, ("127.0.0.1", 0)),
+            "every": (socket.AF_INET, ("0.0.0.0", 0)),
             "tcp6": (socket.AF_INET6, ("::1", 0)),
             "unix": (socket.AF_UNIX, str(self.dir / f"{number}.sock")),
             "abstract": (socket.AF_UNIX, f"\0{self.dir.name}-{number}"),
