@@ -10,7 +10,6 @@ What may be changed here: how greenlets are told. Under gevent nothing here may 
 
 from __future__ import annotations
 
-import _socket  # the real sockets: gevent's are `socket` here
 import ssl
 import time
 from collections.abc import Callable
@@ -29,6 +28,9 @@ from gracefulworker.phases import Phase
 from gracefulworker.workers.base import EXIT_LINGER, PASS, SETTLE_PASS, GracefulWorker
 
 _SECOND = 1_000_000_000
+
+#: Seconds between two looks at closed connections whose clients have not closed yet.
+SWEEP_PASS = 0.05
 
 
 class HungUp(Exception):
@@ -153,7 +155,6 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         #: from accept to close, also before its greenlet has run
         self.connections: set[Any] = set()
         self.servers: list[Server] = []
-        self.lingering = 0
         self.last_active = 0
 
     def notify(self) -> None:
@@ -184,6 +185,8 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
     def run(self) -> None:
         """GeventWorker.run, whose sleep `oversee` ends."""
         if self.supervisor is not None:
+            self.lingerer = gate.Lingerer()
+            self.sweep_at = 0.0  # monotonic seconds
             gevent.spawn(self.oversee, gevent.getcurrent())
         super().run()
 
@@ -244,23 +247,20 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         raise StopIteration
 
     def linger(self, client: Any) -> None:
-        """Half-close, then read on in a greenlet of its own (see `gate`)."""
-        self.lingering += 1
-        family, kind, proto = client.family, client.type, client.proto
-        gevent.spawn(self._linger, socket.socket(family, kind, proto, fileno=client.detach()))
+        """Half-close; `oversee` reads on (see `gate`).
 
-    def _linger(self, client: Any) -> None:
-        try:
-            client.shutdown(_socket.SHUT_WR)
-            client.settimeout(gate.LINGER)
-            with gevent.Timeout(gate.LINGER_MAX, False):
-                while client.recv(gate.WASTE):
-                    continue
-        except OSError:
-            pass  # silent for long enough, or reset: there is nothing left to wait for
-        finally:
-            client.close()
-            self.lingering -= 1
+        No greenlet for each: thousands may be closed at the end of the delay, all at once.
+        """
+        if not self.lingerer:
+            self.wake()
+        self.lingerer.add(client)
+
+    def sweep_when_due(self) -> None:
+        """Not in each pass: with thousands that linger, one takes milliseconds."""
+        now = time.monotonic()
+        if self.lingerer.receiving or now >= self.sweep_at:
+            self.sweep_at = now + SWEEP_PASS
+            self.lingerer.sweep()
 
     # The overseer
 
@@ -278,6 +278,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
                     else:
                         self.hear(Phase.DRAINING)
                 self.look()
+                self.sweep_when_due()
                 if self.phase >= Phase.DRAINING and self.slot.booted:
                     self.drain()
         finally:
@@ -292,13 +293,15 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     def until_due(self) -> float:
         """Seconds until the next look, if nothing happens before."""
+        if self.lingerer.receiving:
+            return gate.LINGER_PASS
         if self.phase < Phase.DRAINING:
-            return PASS
+            return SWEEP_PASS if self.lingerer else PASS
         if self.servers or not self.connections:
             return SETTLE_PASS  # waiting for the seal, or for closed connections to linger
         dues = [self.first_byte_expiry(conn.accepted_at) for conn in self.waiting(used=False)]
         dues += [self.idle_expiry() for _ in self.waiting(used=True)]
-        return self.until(dues)
+        return min(self.until(dues), SWEEP_PASS)
 
     def waiting(self, used: bool) -> list[Any]:
         """Connections whose current request has not begun; `used`: it is not their first."""
@@ -326,8 +329,10 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
                 self.count_idle()
         if self.servers or self.connections:
             return
+        self.lingerer.sweep()
         since = max(self.last_active, self.drain_began())
-        if not self.lingering or time.monotonic_ns() - since >= EXIT_LINGER * _SECOND:
+        if not self.lingerer or time.monotonic_ns() - since >= EXIT_LINGER * _SECOND:
+            self.lingerer.close()
             self.finished()
 
     def close_servers(self) -> None:
