@@ -173,8 +173,7 @@ class Supervisor:
         signal.signal(ASK, self.on_request)
         if not hasattr(arbiter, "wait_for_signals"):
             gunicorn23.adapt(arbiter, self.wait)
-        # The interpreter puts SIGALRM's default back on its way out, and that kills.
-        atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
+        atexit.register(deafen)
         sentence = shell_as_pid1(self.pid)
         if sentence:
             self.log.warning("%s", sentence)
@@ -627,6 +626,17 @@ class Supervisor:
             if self.schedule.delay == self.settings.delay:
                 report.warn_of_late_newcomers(self.log, words, self.settings.delay)
         report.say(self.log, words)
+
+
+def deafen() -> None:
+    """On the interpreter's way out: signals that come now change nothing any more.
+
+    It puts their defaults back, and those of these kill or stop the process: the exit status would
+    be a signal's, after an end that was clean. What is ignored stays so. (SIGINT and SIGQUIT may.)
+    """
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for name in ("ALRM", "HUP", "TERM", "TTIN", "TTOU", "USR1", "USR2"):
+        signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)
 
 
 def alarm_in(seconds: float) -> None:

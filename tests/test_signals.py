@@ -189,3 +189,36 @@ def wait_until(true, what, ceiling=10.0):
     while not true():
         assert now() < limit, f"not within {ceiling} s: {what}"
         threading.Event().wait(0.01)
+
+
+LATE = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGTTIN", "SIGTTOU")
+
+#: Stops where the interpreter has put the defaults back: a finaliser that runs after atexit.
+AT_THE_END = """
+import os
+class Last:
+    def __del__(self, getpid=os.getpid, write=os.write, kill=os.kill, pid=os.getpid()):
+        if getpid() == pid:
+            for number in {numbers}:
+                kill(pid, number)
+            write(2, b"late signals\\n")
+import sys
+sys.last = Last()
+"""
+
+
+@pytest.mark.contract(10)
+def test_signals_in_the_last_moment_do_not_change_the_exit_status(serve, worker):
+    numbers = [int(getattr(signal, name)) for name in LATE]
+    server = serve(worker, delay=0, config=AT_THE_END.format(numbers=numbers))
+    server.signal(signal.SIGTERM)
+    server.wait_log("^late signals")
+    assert_clean(server)
+
+
+@pytest.mark.contract(10)
+def test_signals_in_the_last_moment_do_not_change_the_exit_status_on_stock(serve):
+    server = serve("sync", config=AT_THE_END.format(numbers=[int(signal.SIGHUP)]))
+    server.signal(signal.SIGTERM)
+    server.wait_gone()
+    assert server.status == -signal.SIGHUP
