@@ -499,11 +499,11 @@ class Line:
 class Server:
     """``gunicorn -k worker`` with listeners made here; see the module's docstring.
 
-    ``listen`` names what is bound and handed down as ``-b fd://N``: ``tcp``, ``every`` (TCP on every
-    interface), ``tcp6``, ``unix``, ``abstract``; ``path`` is a unix socket that gunicorn binds itself, and ``port`` a TCP port
-    (for ``--reuse-port``). ``delay`` becomes GRACEFUL_DELAY. ``config`` is the text of a config
-    file. With ``ready`` the start returns once all workers have imported the application and one
-    request was answered.
+    ``listen`` names what is bound and handed down as ``-b fd://N``: ``tcp``, ``every`` (TCP on
+    every interface), ``tcp6``, ``unix``, ``abstract``; ``path`` is a unix socket that gunicorn
+    binds itself, and ``port`` a TCP port (for ``--reuse-port``). ``delay`` becomes GRACEFUL_DELAY.
+    ``config`` is the text of a config file. With ``ready`` the start returns once all workers have
+    imported the application and one request was answered.
     """
 
     worker: str

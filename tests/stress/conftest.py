@@ -20,13 +20,20 @@ STOCK = ("sync", "gthread", "gevent")
 def pytest_addoption(parser):
     group = parser.getgroup("stress")
     group.addoption("--seed", type=int, help="what is drawn by lot is drawn from this number")
-    group.addoption("--quick", action="store_true", help="a look of a few minutes: fewer rounds")
+    group.addoption("--quick", action="store_true", help="a look of two minutes: fewer rounds")
     group.addoption("--replay", type=int, metavar="SEED", help="of test_walk.py only this cycle")
 
 
 def pytest_configure(config):
-    if config.option.seed is None:  # xdist's processes get it as an option
+    if hasattr(config, "workerinput"):  # one of xdist's processes
+        config.option.seed = config.workerinput["seed"]
+    elif config.option.seed is None:
         config.option.seed = random.randrange(1_000_000)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["seed"] = node.config.option.seed
 
 
 def pytest_report_header(config):
@@ -44,7 +51,8 @@ def pytest_terminal_summary(terminalreporter, config):
                 scenario, worker, figures = value
                 side = "ours" if worker.startswith("gracefulworker.") else "stock"
                 key = scenario, worker.removeprefix("gracefulworker.")
-                rows.setdefault(key, {})[side] = Tally(**figures)
+                sides = rows.setdefault(key, {})
+                sides[side] = sides.get(side, Tally()) + Tally(**figures)
     if rows:
         terminalreporter.section(f"stress, --seed {config.option.seed}")
         for line in lines(dict(sorted(rows.items()))):

@@ -46,6 +46,11 @@ class Tally:
             elif end.at < open_until:
                 self.early += 1
 
+    def __add__(self, other: Tally) -> Tally:
+        """A scenario that is divided among tests."""
+        numbers = {column: getattr(self, column) + getattr(other, column) for column in COLUMNS}
+        return Tally(**numbers, note="; ".join(filter(None, (self.note, other.note))))
+
     @property
     def losses(self) -> dict[str, int]:
         return {column: getattr(self, column) for column in LOSSES if getattr(self, column)}
@@ -65,9 +70,9 @@ def lines(rows: dict[tuple[str, str], dict[str, Tally]]) -> list[str]:
     for (scenario, worker), sides in rows.items():
         cells = [_cells(sides.get(side), len(head)) for side in ("ours", "stock")]
         found.append(f"{scenario:{width}} {worker:8} | {' | '.join(cells)}")
-        for side, tally in sides.items():
-            if tally.note:
-                found.append(f"{'':{width}} {'':8} |   {side}: {tally.note}")
+        for side in ("ours", "stock"):
+            if side in sides and sides[side].note:
+                found.append(f"{'':{width}} {'':8} |   {side}: {sides[side].note}")
     return found
 
 

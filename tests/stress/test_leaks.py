@@ -46,9 +46,8 @@ def wait_until_flat(pid: int, expected: int) -> None:
         time.sleep(0.05)
 
 
-def report(what: str, before: tuple[int, int], after: tuple[int, int]) -> None:
-    """Shown with ``-rP``."""
-    print(f"{what}: descriptors {before[0]} -> {after[0]}, memory {before[1]} -> {after[1]} kB")
+def growth(before: tuple[int, int], after: tuple[int, int]) -> str:
+    return f"descriptors {before[0]} -> {after[0]}, memory {before[1]} -> {after[1]} kB"
 
 
 def hup(server, rounds: int, done: int) -> None:
@@ -59,36 +58,43 @@ def hup(server, rounds: int, done: int) -> None:
     assert server.fetch().status == 200
 
 
-def test_the_arbiter_stays_flat_over_hup_cycles(serve, worker):
-    server = serve(worker, delay=0)
-    hup(server, CYCLES // WARM_UP, 0)
-    before = descriptors(server.pid), memory(server.pid)
-    hup(server, CYCLES, CYCLES // WARM_UP)
-    wait_until_flat(server.pid, before[0])
-    after = descriptors(server.pid), memory(server.pid)
-    report(f"{worker}, arbiter, {CYCLES} HUPs", before, after)
-    assert after[1] - before[1] < GROWTH
-    server.terminate()
-    assert_clean(server)
+def test_the_arbiter_stays_flat_over_hup_cycles(serve, worker, table, many):
+    cycles = many(CYCLES, 20)
+    with table("leaks: HUPs", worker) as tally:
+        server = serve(worker, delay=0)
+        hup(server, cycles // WARM_UP, 0)
+        before = descriptors(server.pid), memory(server.pid)
+        hup(server, cycles, cycles // WARM_UP)
+        wait_until_flat(server.pid, before[0])
+        after = descriptors(server.pid), memory(server.pid)
+        tally.rounds = cycles
+        tally.remark(f"arbiter: {growth(before, after)}")
+        assert after[1] - before[1] < GROWTH
+        server.terminate()
+        assert_clean(server)
 
 
 @pytest.mark.contract(11)
-def test_the_worker_stays_flat_over_connections(serve, worker):
+def test_the_worker_stays_flat_over_connections(serve, worker, table, many):
     """Half of the clients leave the end to the server, so that each close lingers."""
-    server = serve(worker, delay=0)
-    pid = server.worker_pids[0]
-    idle = descriptors(pid)
-    with Storm(server.addresses[0], clients=4) as storm:
-        storm.wait_served(CONNECTIONS // WARM_UP)
-    wait_until_flat(pid, idle)
-    before = descriptors(pid), memory(pid)
-    with Storm(server.addresses[0], clients=4) as storm:
-        for _ in range(WARM_UP):  # each part within the ceiling of one event
-            storm.wait_served(CONNECTIONS // WARM_UP)
-    assert not storm.losses and "refused" not in storm.census(), storm.census()
-    wait_until_flat(pid, before[0])
-    after = descriptors(pid), memory(pid)
-    report(f"{worker}, worker, {CONNECTIONS} connections", before, after)
-    assert after[1] - before[1] < GROWTH
-    server.terminate()
-    assert_clean(server)
+    part = many(CONNECTIONS, 2_000) // WARM_UP
+    with table("leaks: connections", worker) as tally:
+        server = serve(worker, delay=0)
+        pid = server.worker_pids[0]
+        idle = descriptors(pid)
+        with Storm(server.addresses[0], clients=4) as storm:
+            storm.wait_served(part)
+        wait_until_flat(pid, idle)
+        before = descriptors(pid), memory(pid)
+        with Storm(server.addresses[0], clients=4) as storm:
+            for _ in range(WARM_UP):  # each part within the ceiling of one event
+                storm.wait_served(part)
+        tally.rounds = 1
+        tally.count(end for mine in storm.endings for end in mine)
+        assert not tally.losses, storm.census()
+        wait_until_flat(pid, before[0])
+        after = descriptors(pid), memory(pid)
+        tally.remark(f"worker: {growth(before, after)}")
+        assert after[1] - before[1] < GROWTH
+        server.terminate()
+        assert_clean(server)
