@@ -268,6 +268,8 @@ class Crew:
 
     def _dismiss(self, booting: list[Any]) -> None:
         for worker in booting:
+            if worker.slot.dismissed:
+                continue  # once: its handler sleeps for a moment, and another would come on top
             worker.slot.dismissed = 1
             if not worker.slot.booted:  # else it has seen the line above, or serves
                 self.stock.kill_worker(worker.pid, signal.SIGQUIT)

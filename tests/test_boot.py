@@ -65,3 +65,16 @@ def test_sigterm_between_two_boots(serve, worker):
     assert end.kind == "response"  # whether before or after SIGTERM is open
     assert_within(0.9, server.wait_gone(), over, "gone")
     assert_clean(server)
+
+
+@pytest.mark.contract(6)
+def test_a_worker_that_boots_while_nobody_waits_is_told_once_to_leave(serve, worker):
+    """Its handler sleeps for a moment: signals that interrupt it end in a RecursionError."""
+    hook = "import os\ndef worker_int(worker):\n    os.write(2, b'told to leave\\n')\n"
+    server = serve(worker, delay=0, config=hook, env={"APP_IMPORT": "1"})
+    server.signal(signal.SIGHUP)
+    server.wait_log("^Booting worker", count=2)
+    server.signal(signal.SIGTERM)
+    server.wait_draining()
+    assert_clean(server)
+    assert len(server.grep("^told to leave")) <= 1  # none where it had no handlers yet
