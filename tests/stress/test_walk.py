@@ -111,6 +111,7 @@ def walked(cycle, fresh, prefix, tally):
     # Stock may lose the SIGTERM, or leave a client hanging: that is counted, too.
     stands = contextlib.nullcontext() if prefix else contextlib.suppress(AssertionError)
     server = cycle.start(fresh, prefix)
+    term = float("inf")
     with Storm(server.addresses[0], CLIENTS) as storm, stands:
         term = cycle.walk(server, storm)
         storm.wait_over()
