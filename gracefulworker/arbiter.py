@@ -23,6 +23,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -174,6 +175,12 @@ class Supervisor:
         if not hasattr(arbiter, "wait_for_signals"):
             gunicorn23.adapt(arbiter, self.wait)
         atexit.register(deafen)
+        self.signals_before_fork: set[Any] | None = None
+        os.register_at_fork(
+            before=self.hold_signals,
+            after_in_parent=self.release_signals,
+            after_in_child=self.release_signals,
+        )
         sentence = shell_as_pid1(self.pid)
         if sentence:
             self.log.warning("%s", sentence)
@@ -250,6 +257,21 @@ class Supervisor:
         self.arbiter.signal(number, frame)
         if self.quick:
             self.user_code.end()
+
+    def hold_signals(self) -> None:
+        """Before a fork: a signal that the new process gets in its first moment is not lost.
+
+        CPython forgets what a forked process has been sent before it runs any Python code
+        (PyOS_AfterFork_Child); a quick stop then waits for a worker that has not heard of it.
+        """
+        if os.getpid() == self.pid and threading.current_thread() is threading.main_thread():
+            stopping = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+            self.signals_before_fork = signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
+
+    def release_signals(self) -> None:
+        held, self.signals_before_fork = self.signals_before_fork, None
+        if held is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
     def sigint_is_term(self, now: int) -> bool:
         if not self.settings.sigint:

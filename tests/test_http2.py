@@ -251,11 +251,17 @@ def test_a_recycled_worker_tells_its_connections_to_go(serve_http2, keeper, how)
     first = talk.ask("/pid")
     if how == "HUP":
         server.signal(signal.SIGHUP)
+    served = 1
     while not talk.goaways:
         stream = talk.send("/pid")
-        assert talk.answer(stream) == first
+        while not (talk.is_answered(stream) or talk.ended):
+            talk.read()
+        if talk.is_answered(stream):
+            assert talk.answer(stream) == first
+            served = stream
     talk.finish()
-    assert talk.goaways == [NO_MORE, stream]
+    # One that has crossed the last GOAWAY may be sent again elsewhere (RFC 9113 section 6.8).
+    assert talk.goaways == [NO_MORE, served]
     assert server.talk().ask("/pid") != first
     server.terminate()
     assert_clean(server)

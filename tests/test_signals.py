@@ -207,10 +207,17 @@ sys.last = Last()
 """
 
 
+#: gunicorn's own command does not come to that moment, one that embeds gunicorn does.
+EMBEDDED = """
+from gunicorn.app.wsgiapp import WSGIApplication
+WSGIApplication.__module__ = "embedding"
+"""
+
+
 @pytest.mark.contract(10)
 def test_signals_in_the_last_moment_do_not_change_the_exit_status(serve, worker):
     numbers = [int(getattr(signal, name)) for name in LATE]
-    server = serve(worker, delay=0, config=AT_THE_END.format(numbers=numbers))
+    server = serve(worker, delay=0, config=EMBEDDED + AT_THE_END.format(numbers=numbers))
     server.signal(signal.SIGTERM)
     server.wait_log("^late signals")
     assert_clean(server)
