@@ -71,12 +71,39 @@ def stalls():
     harness.STALLS = None
 
 
-def pytest_collection_modifyitems(items):
-    """Mark as ``timed`` what holds the server to tenths of a second.
+#: What the quick run (`tox -e py`) leaves to `tox -e more`: the core is a single service, from its
+#: boot to its orderly end; this is what may go on around it, and the tools beside it.
+MORE = {
+    "test_drain",
+    "test_examples",
+    "test_http2",
+    "test_lingering",
+    "test_orphans",
+    "test_outlived",
+    "test_platforms",
+    "test_recycling",
+    "test_rehearse",
+    "test_rehearse_endings",
+    "test_rehearse_picture",
+    "test_report",
+    "test_reuse_port",
+    "test_timeout_0",
+    "test_tls",
+    "test_tracker",
+    "test_unchanged",
+    "test_user_code",
+    "test_websocket",
+}
 
-    These run with a processor for each (see tox.ini), the others as many at once as there are.
+
+def pytest_collection_modifyitems(items):
+    """Mark as ``more`` what the quick run leaves out, and what is ``timed``.
+
+    That holds the server to tenths of a second, and runs with fewer others (see tox.ini).
     """
     for item in items:
+        if item.path.stem in MORE:
+            item.add_marker(pytest.mark.more)
         if {"assert_within", "ends_well"} & set(item.function.__code__.co_names):
             item.add_marker(pytest.mark.timed)
 

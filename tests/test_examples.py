@@ -63,6 +63,19 @@ def test_a_streamed_answer_outlives_the_delay(example, engine):
     assert_clean(server)
 
 
+def test_a_probe_of_any_host_is_answered_before_django(example, request):
+    if "flask_app" in request.node.name:
+        pytest.skip("examples/flask_app leaves probes to graceful_probe_bind")
+    server = example("gracefulworker.gthread")
+    head = b"GET %s HTTP/1.1\r\nHost: 10.0.0.7:8000\r\nConnection: close\r\n\r\n"
+    for path, statuses in ((b"/", {400}), (b"/ready", {200, 503})):  # 503: one boots still
+        client = server.connect()
+        client.send(head % path)
+        end = client.end()
+        assert end.status in statuses
+        assert (b'"phase": "SERVING"' in end.body) == (path == b"/ready")
+
+
 def test_the_other_routes(example):
     server = example("gracefulworker.gthread")
     body = 300_000 * b"x"
