@@ -14,9 +14,11 @@ class Plan:
 
     app: str
     options: tuple[str, ...] = ()  #: gunicorn's own, from the user
+    command: tuple[str, ...] = ()  #: another server in place of gunicorn, see `Pod.start`
+    pre_stop: float = 0.0  #: a sleep between the pod's deletion and SIGTERM
     pods: int = 3
-    lag: float = 3.0  #: from SIGTERM to the end of the endpoint
-    grace: float = 30.0  #: from SIGTERM to SIGKILL
+    lag: float = 3.0  #: from SIGTERM (or the preStop sleep's begin) to the end of the endpoint
+    grace: float = 30.0  #: from the same moment to SIGKILL
     warm_up: float = 2.0  #: of load before the first pod is replaced
     seed: int = 1
     rate: float = 20.0  #: requests a second, each on a connection of its own

@@ -2,7 +2,7 @@
 
 What the kubelet does is done here: start, readiness probe, SIGTERM, SIGKILL at the grace period.
 gunicorn is started as a user would start it, with the options of the user's own; only the worker
-class and the address are set.
+class and the address are set. The benchmarks put another server in its place.
 
 What may be changed here: what is noted of a pod. Signals go to the arbiter alone, as in a
 container; SIGKILL goes to all of its process group, as the container's end does.
@@ -37,6 +37,11 @@ class NotReady(Exception):
     """The pod cannot be rehearsed with; the argument is a sentence, followed by its log."""
 
 
+def gunicorn(worker: str, app: str, options: tuple[str, ...]) -> tuple[str, ...]:
+    """The command of a pod, as `Pod.start` takes it."""
+    return (sys.executable, "-m", "gunicorn", *options, "-k", worker, "-b", "{bind}", app)
+
+
 @dataclass
 class Place:
     """Where a pod lives: its address as the Service knows it, and how gunicorn comes by it."""
@@ -45,6 +50,13 @@ class Place:
     bind: str  #: for gunicorn's -b
     prefix: tuple[str, ...] = ()  #: a command that leads into the pod's namespace
     listener: socket.socket | None = None  #: handed down, if `bind` is a descriptor
+
+    def fill(self, word: str) -> str:
+        """A word of a command, with this place in it. Not str.format: a user's may have braces."""
+        host, port = self.address
+        for name, value in (("bind", self.bind), ("host", host), ("port", str(port))):
+            word = word.replace(f"{{{name}}}", value)
+        return word
 
 
 @dataclass
@@ -61,14 +73,19 @@ class Pod:
     log: list[tuple[float, str]] = field(default_factory=list)
     status: int | None = None
 
-    def start(self, worker: str, app: str, options: tuple[str, ...]) -> None:
-        """Start gunicorn in a session of its own."""
-        command = [*self.place.prefix, sys.executable, "-m", "gunicorn", *options]
-        command += ["-k", worker, "-b", self.place.bind, app]
+    def start(self, command: tuple[str, ...]) -> None:
+        """Start a server in a session of its own.
+
+        In `command`, {bind} stands for the address as gunicorn takes it; a server that takes none
+        of gunicorn's has {host} and {port}.
+        """
         listener = self.place.listener
+        if listener is not None and "{bind}" not in command:
+            listener.close()
+            listener = None
         self.marks["started"] = self.clock()
         self._process = subprocess.Popen(
-            command,
+            [*self.place.prefix, *map(self.place.fill, command)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

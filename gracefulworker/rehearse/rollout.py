@@ -20,7 +20,7 @@ from gracefulworker.rehearse import wire
 from gracefulworker.rehearse.clients import Clients
 from gracefulworker.rehearse.journal import Journal, Track, slept_through
 from gracefulworker.rehearse.plan import Plan
-from gracefulworker.rehearse.pods import Place, Pod
+from gracefulworker.rehearse.pods import Place, Pod, gunicorn
 
 #: Seconds between two looks at which pod has which connection.
 LOOK_PERIOD = 0.25
@@ -169,7 +169,8 @@ class _Rollout:
     async def _start(self) -> Pod:
         number = len(self.pods) + 1
         pod = Pod(f"pod {number}", await self.service.place(number), self.journal.now)
-        pod.start(self.worker, self.plan.app, self.plan.options)
+        plan = self.plan
+        pod.start(plan.command or gunicorn(self.worker, plan.app, plan.options))
         self.pods.append(pod)
         return pod
 
@@ -179,7 +180,7 @@ class _Rollout:
 
     async def _delete(self, pod: Pod) -> None:
         """The two paths of a pod's removal, side by side."""
-        self.tell(f"{pod.name} gets SIGTERM")
+        self.tell(f"{pod.name} {'is deleted' if self.plan.pre_stop else 'gets SIGTERM'}")
         await asyncio.gather(self._end_endpoint(pod), self._kubelet(pod))
 
     async def _end_endpoint(self, pod: Pod) -> None:
@@ -189,7 +190,8 @@ class _Rollout:
         self.tell(f"{pod.name} is no endpoint any more")
 
     async def _kubelet(self, pod: Pod) -> None:
-        await pod.stop(self.plan.grace)
+        await asyncio.sleep(self.plan.pre_stop)
+        await pod.stop(self.plan.grace - self.plan.pre_stop)
         killed = ", killed at the end of the grace period" if "sigkill" in pod.marks else ""
         self.tell(f"{pod.name} has exited with status {pod.status}{killed}")
 
