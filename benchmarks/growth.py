@@ -21,7 +21,7 @@ SECONDS = {5000: 4, 1000: 2}
 
 def run(quick: bool) -> str:
     """:returns: the section for RESULTS.md."""
-    rounds = 2 if quick else 6
+    rounds = 2 if quick else 4
     rows = []
     for engine in ENGINES:
         for count in CONNECTIONS:

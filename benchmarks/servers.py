@@ -195,8 +195,10 @@ class Running:
         :raises RuntimeError: it is still there after CEILING seconds.
         """
         descriptor = os.pidfd_open(self.process.pid)
+        poll = select.poll()  # select() takes no descriptor beyond 1023
+        poll.register(descriptor, select.POLLIN)
         try:
-            if not select.select([descriptor], [], [], CEILING)[0]:
+            if not poll.poll(CEILING * 1e3):
                 raise RuntimeError(f"{self.server.name} does not stop")
             return time.monotonic()
         finally:
