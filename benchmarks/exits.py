@@ -24,12 +24,12 @@ ACTIVE = 2.0  #: seconds that the request takes
 BEGIN = 0.3  #: seconds of them before SIGTERM, so that it has reached the application
 
 #: Stock gevent sits out gunicorn's graceful_timeout of 30 s: it is not made to do that often.
-STOCK_ROUNDS = 2
+STOCK_ROUNDS = 1
 
 
 def run(quick: bool) -> str:
     """:returns: the section for RESULTS.md."""
-    rounds, stock_rounds = (1, 1) if quick else (5, STOCK_ROUNDS)
+    rounds, stock_rounds = (1, 1) if quick else (3, STOCK_ROUNDS)
     rows = []
     for engine in ENGINES:
         for count in IDLE if engine != "sync" else (0,):

@@ -21,7 +21,7 @@ SECONDS = {5000: 4, 1000: 2}
 
 def run(quick: bool) -> str:
     """:returns: the section for RESULTS.md."""
-    rounds = 2 if quick else 4
+    rounds = 1 if quick else 4
     rows = []
     for engine in ENGINES:
         for count in CONNECTIONS:
@@ -55,7 +55,7 @@ def _with_connections(engine: str, count: int, rounds: int) -> list[str]:
     cells = [ratio.rate.text(), ratio.p99.text(), str(ratio.errors), memory]
     if not keeps:
         return [*cells, ""]
-    return [*cells, _exit_ms(servers[0], exits.DELAY, count, rounds // 2)]
+    return [*cells, _exit_ms(servers[0], exits.DELAY, count, max(1, rounds // 2))]
 
 
 def _with_workers(engine: str, count: int, rounds: int) -> list[str]:
@@ -63,16 +63,17 @@ def _with_workers(engine: str, count: int, rounds: int) -> list[str]:
     with Running(servers[0]) as ours, Running(servers[1]) as stock:
         found = steady.bursts((ours, stock), engine == "sync", rounds, connections=32)
     ratio = steady.compare(found)
-    started = steady.starts(servers, rounds)
-    own = ([start.private / steady.MIB for start in mine] for mine in started)
-    boot = ([start.boot * 1e3 for start in mine] for mine in started)
+    found = steady.turns(max(1, rounds // 2), lambda which: steady.memory(servers[which]))
+    own = ([memory.private / steady.MIB for memory in mine] for mine in found)
+    found = steady.turns(rounds * 2, lambda which: steady.boot(servers[which]))
+    boot = ([seconds * 1e3 for seconds in mine] for mine in found)
     return [
         ratio.rate.text(),
         ratio.p99.text(),
         differences(*own).text("+.2f"),
         differences(*boot).text("+.0f"),
-        _exit_ms(servers[0], exits.DELAY, 0, rounds // 2),
-        _exit_ms(servers[1], 0.0, 0, rounds // 2),
+        _exit_ms(servers[0], exits.DELAY, 0, max(1, rounds // 2)),
+        _exit_ms(servers[1], 0.0, 0, max(1, rounds // 2)),
     ]
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from benchmarks import report
-from benchmarks.figures import Spread, differences, ratios
+from benchmarks.figures import Spread, differences, ratios, spread
 from benchmarks.servers import ENGINES, Running, Server, pair
 from benchmarks.wrk import Burst, burst
 
@@ -32,13 +32,13 @@ Pairs = tuple[list[T], list[T]]  #: ours and stock's, in the order of the rounds
 
 def run(quick: bool) -> str:
     """:returns: the section for RESULTS.md."""
-    rounds, starts, imports = (4, 2, 4) if quick else (20, 6, 20)
+    rounds, memories, boots = (4, 2, 4) if quick else (20, 3, 20)
     rates, costs = [], []
     for engine in ENGINES:
         report.tell(f"steady state: {engine}")
         servers = pair(engine, *OPTIONS[engine])
         rates += _rates(engine, servers, rounds)
-        costs.append(_costs(engine, servers, starts, imports))
+        costs.append(_costs(engine, servers, memories, boots))
     heads = ["worker", "connections", "requests/s, stock", "ours / stock", "p99, ours / stock"]
     first = report.table([*heads, "processor time per request, ours / stock"], rates)
     heads = ["worker", "private memory per worker, stock, MiB", "ours - stock, MiB"]
@@ -111,21 +111,19 @@ def _rates(engine: str, servers: tuple[Server, Server], rounds: int) -> list[lis
 
 
 @dataclass(frozen=True)
-class Start:
-    """A server that has just started and answered a thousand requests."""
+class Memory:
+    """What a server has after a second of load."""
 
-    boot: float  #: seconds to the first answer
     private: float  #: bytes, see there
-    proportional: float  #: bytes, of all processes (PSS)
+    total: float  #: bytes, of all processes (PSS)
 
 
-def start(server: Server) -> Start:
+def memory(server: Server) -> Memory:
     with Running(server) as running:
-        boot = running.boot
         burst(running, close=True)
         processes = [*running.workers(), running.arbiter()]
         proportional = sum(process.memory_full_info().pss for process in processes)
-        return Start(boot, private(running), proportional)
+        return Memory(private(running), proportional)
 
 
 def private(running: Running) -> float:
@@ -134,24 +132,24 @@ def private(running: Running) -> float:
     return sum(process.memory_full_info().uss for process in workers) / len(workers)
 
 
-def starts(servers: Sequence[Server], rounds: int) -> Pairs[Start]:
-    return turns(rounds, lambda which: start(servers[which]))
+def boot(server: Server) -> float:
+    """Seconds to the first answer."""
+    with Running(server) as running:
+        return running.boot
 
 
-def _costs(engine: str, servers: tuple[Server, Server], rounds: int, imports: int) -> list[str]:
-    found = starts(servers, rounds)
-    own, total, boot = (
-        [[getattr(start, name) for start in mine] for mine in found]
-        for name in ("private", "proportional", "boot")
-    )
-    wall, cpu = _imports(engine, imports)
+def _costs(engine: str, servers: tuple[Server, Server], memories: int, boots: int) -> list[str]:
+    found = turns(memories, lambda which: memory(servers[which]))
+    own, total = ([[getattr(m, n) for m in mine] for mine in found] for n in ("private", "total"))
+    booted = turns(boots, lambda which: boot(servers[which]))
+    wall, cpu = _imports(engine, boots)
     row = [
         engine,
-        f"{sum(own[1]) / rounds / MIB:.1f}",
+        f"{spread(own[1]).median / MIB:.1f}",
         _scaled(differences(*own), 1 / MIB).text("+.2f"),
         _scaled(differences(*total), 1 / MIB).text("+.2f"),
-        f"{sum(boot[1]) / rounds * 1e3:.0f}",
-        _scaled(differences(*boot), 1e3).text("+.0f"),
+        f"{spread(booted[1]).median * 1e3:.0f}",
+        _scaled(differences(*booted), 1e3).text("+.0f"),
         _scaled(wall, 1e3).text("+.0f"),
         _scaled(cpu, 1e3).text("+.0f"),
     ]
