@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import servers
+import psutil
+
+from benchmarks.servers import GO
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PACKAGES = ("gunicorn", "gevent", "uvicorn", "granian", "waitress", "uWSGI")
@@ -47,10 +49,10 @@ def machine() -> str:
     """Processors, memory and kernel, and what else was going on."""
     found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     model = found.group(1) if found else platform.machine()
-    memory = servers.psutil.virtual_memory().total / 2**30
+    memory = psutil.virtual_memory().total / 2**30
     load = Path("/proc/loadavg").read_text().split()[0]
     return (
-        f"{servers.psutil.cpu_count()} x {model}, {memory:.0f} GiB, {platform.system()}"
+        f"{psutil.cpu_count()} x {model}, {memory:.0f} GiB, {platform.system()}"
         f" {platform.release()}, load {load} at the end"
     )
 
@@ -62,7 +64,7 @@ def versions() -> str:
             found.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             continue
-    for name, command in (("wrk", ["wrk", "-v"]), ("Go", [servers.GO, "version"])):
+    for name, command in (("wrk", ["wrk", "-v"]), ("Go", [GO, "version"])):
         try:
             said = subprocess.run(command, capture_output=True, text=True).stdout
         except FileNotFoundError:

@@ -32,7 +32,7 @@ Pairs = tuple[list[T], list[T]]  #: ours and stock's, in the order of the rounds
 
 def run(quick: bool) -> str:
     """:returns: the section for RESULTS.md."""
-    rounds, memories, boots = (4, 2, 4) if quick else (20, 3, 20)
+    rounds, memories, boots = (4, 2, 4) if quick else (12, 2, 12)
     rates, costs = [], []
     for engine in ENGINES:
         report.tell(f"steady state: {engine}")
