@@ -31,6 +31,7 @@ def test_asking_needs_no_gevent():
 
 
 @pytest.mark.parametrize("preload", ((), ("--preload",)), ids=("", "preload"))
+@pytest.mark.tracker(2462, 1508, 2925, 3077)
 def test_in_a_worker_it_is_the_services(serve, worker, preload):
     server = serve(worker, workers=2, delay=0.4, options=preload, ready=not preload)
     assert asked(server) == ["SERVING", False, False]
@@ -61,6 +62,7 @@ def test_in_a_worker_of_another_class_it_is_the_services(serve):
     assert asked(server)[:2] == ["LAME_DUCK", True]
 
 
+@pytest.mark.tracker(2462, 1508, 2925, 3077)
 def test_the_examples_events_end_by_themselves(serve, worker):
     options = ("--chdir", str(EXAMPLES))
     server = serve(worker, app="app:app", workers=2, delay=1.0, options=options, ready=False)
@@ -75,6 +77,7 @@ def test_the_examples_events_end_by_themselves(serve, worker):
     assert_clean(server)
 
 
+@pytest.mark.tracker(2462, 1508, 2925, 3077)
 def test_the_examples_events_are_cut_on_stock(serve):
     """The application asks there, too, and is never told."""
     options = ("--chdir", str(EXAMPLES), "--graceful-timeout", "1")

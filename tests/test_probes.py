@@ -104,6 +104,7 @@ def test_probes_are_logged_when_asked_for(serve, worker):
     server.wait_log('"GET /livez HTTP/1.1" 200 ')
 
 
+@pytest.mark.tracker(2602)
 def test_probes_are_not_counted_for_max_requests(serve, worker):
     server = serve(worker, config=PATHS, options=("--max-requests", "3"))  # the start asks once
     for _ in range(5):

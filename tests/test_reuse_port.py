@@ -34,6 +34,7 @@ def stop(server):
     assert_clean(server)
 
 
+@pytest.mark.tracker(3612)
 def test_max_requests_loses_nobody_3612(reuse, worker):
     server = reuse(worker, "--max-requests", "20")
     with Storm(server.addresses[0], clients=6) as storm:
@@ -44,6 +45,7 @@ def test_max_requests_loses_nobody_3612(reuse, worker):
 
 
 @SINCE_24
+@pytest.mark.tracker(3612)
 def test_max_requests_loses_nobody_3612_on_stock(reuse):
     server = reuse("sync", "--max-requests", "20")
     with Storm(server.addresses[0], clients=6) as storm:

@@ -24,6 +24,7 @@ def graceful_on_lame_duck(server):
 """
 
 
+@pytest.mark.tracker(2911, 1464, 1457, 1410)
 def test_each_is_called_at_its_time(serve, worker):
     server = serve(worker, workers=2, delay=0.3, config=BOTH)
     server.terminate()
