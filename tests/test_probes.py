@@ -12,12 +12,14 @@ import time
 
 import pytest
 from harness import (
+    FULL,
     Address,
     Client,
     Storm,
     assert_clean,
     assert_within,
     fetch,
+    fill,
     knock,
     now,
     request,
@@ -473,3 +475,19 @@ def test_a_storm_of_probes_at_the_end(serve, worker):
         storm.wait_over()
     assert not storm.losses and not storm.out_of_order
     assert summary(server)["served"] == 0
+
+
+def test_a_probe_from_the_queue_is_no_late_newcomer(serve, worker):
+    """Its turn comes after the end of the delay, as behind a busy sync worker."""
+    server = serve(worker, delay=1.0, config=PATHS, **FULL)
+    busy = fill(server)
+    prober = server.connect()
+    prober.send(request("/readyz"))
+    server.terminate()
+    server.wait_draining()
+    for _, held in busy:
+        held.release()
+    assert prober.ending().kind == "response"
+    assert_clean(server)
+    assert summary(server)["last"] is None
+    assert not server.grep("^new connections were still arriving")

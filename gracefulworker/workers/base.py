@@ -371,12 +371,12 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         return now
 
     def discount_probe(self) -> None:
-        """The connection was a prober's, who comes in LAME_DUCK as ever: nobody new.
+        """The connection was a prober's, who comes as ever from SIGTERM on: nobody new.
 
         It ends with its answer, so it is discounted once. Should it be older than SIGTERM, or
         should others have come since, the figures are one too low.
         """
-        if self.page.phase == Phase.LAME_DUCK and self.slot.accepted:
+        if not self.page.serving() and self.slot.accepted:
             self.slot.count("accepted", -1)
             self.slot.accepted_at = self.accepted_before
 
