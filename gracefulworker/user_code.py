@@ -11,6 +11,7 @@ What may be changed here: how such a function is called, not when.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,6 +47,7 @@ class UserCode:
         if function is None:
             return
         self.left = left
+        pid = os.getpid()
         try:
             try:
                 self.running = True
@@ -56,6 +58,8 @@ class UserCode:
         except Overtime:
             self.log.warning("%s was still running when its time was over: ended", name)
         except BaseException:
+            if os.getpid() != pid:
+                raise  # it has forked, and its child must not go on as a second arbiter
             # sys.exit() in it, or gunicorn's HaltServer, is no more than a mistake there, too.
             self.log.exception("%s failed", name)
 

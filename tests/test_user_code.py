@@ -132,3 +132,21 @@ def test_a_slow_end_is_ended_at_the_deadline_and_the_last_line_is_said(serve):
     term = server.terminate()
     assert_within(1.8, server.wait_gone(), term, "gone by the deadline")
     assert summary(server)["cut"] == 0
+
+
+def test_a_child_that_it_forks_ends_as_it_says(serve):
+    """And does not go on in the main loop, as a second arbiter."""
+    config = """
+import os, sys
+def graceful_on_lame_duck(server):
+    child = os.fork()
+    if not child:
+        sys.exit(7)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    server.log.info("the child said %s", status)
+"""
+    server = serve("gracefulworker.sync", delay=0.3, config=config)
+    server.terminate()
+    server.wait_log("^the child said 7")
+    assert_clean(server)
+    assert len(server.grep("^lame duck")) == len(server.grep("^draining")) == 1
