@@ -50,7 +50,8 @@ def serve(request):
 
 @pytest.fixture
 def rehearse(tmp_path):
-    """Starts a short rehearsal; all of it is gone when the test is over."""
+    """Starts a short rehearsal, of gthread; all of it is gone when the test is over."""
+    skip_where_it_cannot_be("gracefulworker.gthread")
     started = []
 
     def start(*options):
