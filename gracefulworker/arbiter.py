@@ -445,7 +445,8 @@ class Supervisor:
             # Arbiter.stop and the stock workers look at no other figure.
             self.arbiter.cfg.set("graceful_timeout", max(1, math.floor(self.settings.finish)))
         try:
-            with self.sets.dealt(self.crew.heirs(), ours):
+            heirs = self.crew.heirs()
+            with self.sets.dealt(heirs, ours, self.missing_beside(heirs)):
                 self.gatekeeper.remember()
                 return self.stock.spawn_worker()
         except SystemExit as stop:
@@ -460,6 +461,13 @@ class Supervisor:
             return None
         finally:
             self.crew.spawning = None
+
+    def missing_beside(self, heirs: list[Any]) -> int:
+        """How many workers there are to be forked; in DRAINING one does for all that are gone."""
+        if self.page.phase >= Phase.DRAINING:
+            return 1
+        missing: int = self.arbiter.num_workers - len(heirs)
+        return max(missing, 1)
 
     def manage_workers(self) -> None:
         """Arbiter.manage_workers, called in each pass of the main loop: the tick of the phases."""

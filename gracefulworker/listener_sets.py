@@ -37,7 +37,7 @@ class ListenerSets:
         os.register_at_fork(after_in_child=self._close_the_others)
 
     @contextlib.contextmanager
-    def dealt(self, staying: list[Any], ours: bool) -> Iterator[None]:
+    def dealt(self, staying: list[Any], ours: bool, missing: int) -> Iterator[None]:
         """Let the arbiter fork a worker that inherits the sets which are to be its own.
 
         Arbiter.spawn_worker (20.1 on) gives the worker `LISTENERS`, and with `reuse_port` it
@@ -46,13 +46,14 @@ class ListenerSets:
         :param staying: the workers that are not about to leave.
         :param ours: whether it is of our classes; a stock one binds for itself, as ever, unless a
             HUP has brought it where sets are held, and then it shares them all.
+        :param missing: how many workers there are to be forked, with this one.
         """
         arbiter, cfg = self.arbiter, self.arbiter.cfg
         if not (cfg.reuse_port and hasattr(socket, "SO_REUSEPORT") and (ours or self._sets)):
             yield
             return
         self._look_for_changes()
-        self._dealt = self._choose(staying) if ours else self._all()
+        self._dealt = self._choose(staying, missing) if ours else self._all()
         arbiter.LISTENERS = self._dealt
         cfg.set("reuse_port", False)
         try:
@@ -78,9 +79,8 @@ class ListenerSets:
             self._sets = [arbiter.LISTENERS]
             self._grow = False
 
-    def _choose(self, staying: list[Any]) -> list[Any]:
+    def _choose(self, staying: list[Any], missing: int) -> list[Any]:
         """Sets without a worker, shared out among those that are missing; else a new one."""
-        missing = max(self.arbiter.num_workers - len(staying), 1)
         alone = [one for one in self._sets if not any(_shares(one, w) for w in staying)]
         if alone:
             taken = alone[: math.ceil(len(alone) / missing)]

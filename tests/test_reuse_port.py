@@ -122,6 +122,22 @@ def test_the_set_of_a_worker_that_is_killed_in_draining_is_served(reuse, worker)
 
 
 @pytest.mark.contract(3)
+def test_the_sets_of_all_that_are_killed_in_draining_are_served(reuse, worker):
+    """One that follows them serves them all, not the first one again and again."""
+    server = reuse(worker, delay=0.3)
+    server.wait_log("^app imported", count=3)
+    for pid in server.worker_pids:
+        server.signal(signal.SIGSTOP, pid)
+    clients = line_up(server, 30)
+    server.terminate()
+    server.wait_draining()
+    for pid in server.worker_pids:
+        server.signal(signal.SIGKILL, pid)
+    assert {client.ending().kind for client in clients} == {"response"}
+    assert_clean(server)
+
+
+@pytest.mark.contract(3)
 def test_nothing_is_lost_in_two_shutdowns(reuse, worker):
     for _ in range(2):
         server = reuse(worker, delay=0.2)
