@@ -9,6 +9,7 @@ What may be changed here: what is said. Keys may be added, and none renamed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -69,6 +70,8 @@ def write(log: Any, report: Report, path: str) -> None:
         os.replace(unfinished, path)
     except OSError as error:
         log.warning("the report could not be written: %s", error)
+        with contextlib.suppress(OSError):
+            os.unlink(unfinished)
 
 
 def measure(log: Any, report: Report) -> None:
