@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+import gunicorn
 import pytest
 from harness import FULL, assert_clean, assert_within, ends, fill, now, request
 
@@ -143,6 +144,8 @@ def test_silent_connections_cost_nobody_time(serve, worker):
 
 @pytest.mark.parametrize("stock", ("sync", "gthread"))
 def test_silent_connections_cost_nobody_time_on_stock(serve, stock):
+    if stock == "gthread" and gunicorn.version_info < (24,):
+        pytest.skip("the gthread of gunicorn 23 accepts in another way")
     server = serve(stock)
     for _ in range(SILENT[stock]):
         server.connect()

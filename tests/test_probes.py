@@ -385,7 +385,8 @@ def test_draining_is_told(serve, worker):
 
 def test_hup_moves_it(serve):
     server = serve("gracefulworker.sync", config=BIND)
-    (server.dir / "config.py").write_text(BIND.replace("127.0.0.1:0", "127.0.0.2:0"))
+    # Of another length: in the same second Python would take its cached bytecode for the same.
+    (server.dir / "config.py").write_text(BIND.replace("127.0.0.1:0", "127.0.0.2:0") + "# moved\n")
     before = probe_address(server)
     server.signal(signal.SIGHUP)
     at = server.wait_log("^probes at", count=2).message
