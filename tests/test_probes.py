@@ -284,6 +284,7 @@ def test_the_users_check(serve, worker):
         says.write_text(text)
         for got, body in (said(server.fetch("/readyz")), ask(server)):
             assert (got, body["reason"]) == (status, reason)
+    server.wait_log("^graceful_readiness_check failed", count=2)
     assert len(server.grep("^graceful_readiness_check failed")) == 2
     says.write_text("False")
     assert said(server.fetch("/livez"))[0] == ask(server, "/livez")[0] == 200
