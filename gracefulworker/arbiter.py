@@ -39,7 +39,7 @@ from gracefulworker.ending import is_command, is_held_by_threads, leave
 from gracefulworker.gatekeeper import Gatekeeper
 from gracefulworker.lifecycle import ASK, Lifecycle, Listeners, Slot
 from gracefulworker.listener_sets import ListenerSets
-from gracefulworker.phases import EXIT_CUT, KILL_MARGIN, REPEAT_WINDOW, Phase, Schedule
+from gracefulworker.phases import EXIT_CUT, KILL_MARGIN, REPEAT_WINDOW, SECOND, Phase, Schedule
 from gracefulworker.probe_listener import ProbeListener
 from gracefulworker.quiet import STEP, Quiet
 from gracefulworker.user_code import UserCode
@@ -50,7 +50,6 @@ SETTLE_STEP = 0.02
 #: Seconds that a quick stop (SIGINT, SIGQUIT) waits for workers, as gunicorn's second SIGINT does.
 QUICK_LIMIT = 2
 
-_SECOND = 1_000_000_000
 
 #: What ended SERVING at `lifecycle.ASK`, where else a signal's name stands.
 DRAIN = "drain request"
@@ -279,7 +278,7 @@ class Supervisor:
         return not self.term_at or self.is_repeat(now)
 
     def is_repeat(self, now: int) -> bool:
-        return now - self.term_at < REPEAT_WINDOW * _SECOND
+        return now - self.term_at < REPEAT_WINDOW * SECOND
 
     def note_term(self, now: int, number: int) -> None:
         if not self.term_at:
@@ -338,7 +337,7 @@ class Supervisor:
 
     def left_before_kill(self) -> float:
         """Seconds until the arbiter's own deadline."""
-        left: float = (self.page.deadline - time.monotonic_ns()) / _SECOND
+        left: float = (self.page.deadline - time.monotonic_ns()) / SECOND
         return left + KILL_MARGIN
 
     # The main loop's wait
@@ -549,7 +548,7 @@ class Supervisor:
             if not self.asked:
                 self.drain(now)
         if self.page.phase == Phase.DRAINING and self.page.listeners == Listeners.GATED:
-            since = (now - self.page.drain_at) / _SECOND
+            since = (now - self.page.drain_at) / SECOND
             if self.gatekeeper.settled(since):
                 self.gatekeeper.seal(self.crew.are_ours())
             else:
@@ -557,7 +556,7 @@ class Supervisor:
 
     def left_of_delay(self, now: int) -> float:
         """Seconds until the delay may be over; it is when none is left."""
-        elapsed: float = (now - self.page.term_at) / _SECOND
+        elapsed: float = (now - self.page.term_at) / SECOND
         if self.hurry or self.page.delay_over_at or self.schedule.phase(elapsed) > Phase.LAME_DUCK:
             return 0.0
         left = self.schedule.delay - elapsed
@@ -570,10 +569,10 @@ class Supervisor:
 
     def drain(self, now: int) -> None:
         """The delay is over."""
-        self.schedule = self.schedule.shortened((now - self.page.term_at) / _SECOND)
+        self.schedule = self.schedule.shortened((now - self.page.term_at) / SECOND)
         # After `gracefulworker drain` SIGTERM may come at any time.
-        since = max(self.page.term_at + round(self.schedule.delay * _SECOND), self.term_at)
-        deadline = since + round(self.schedule.finish * _SECOND)
+        since = max(self.page.term_at + round(self.schedule.delay * SECOND), self.term_at)
+        deadline = since + round(self.schedule.finish * SECOND)
         state = self.gatekeeper.shut()
         self.lifecycle.begin_draining(now, deadline, state)
         if state != Listeners.GATED:

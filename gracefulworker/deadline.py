@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from gracefulworker import doorman
 from gracefulworker.native import original
+from gracefulworker.phases import SECOND
 
 if TYPE_CHECKING:
     from gracefulworker.workers.base import GracefulWorker
@@ -55,8 +56,6 @@ LAST_WORDS = (
     b"Content-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
 )
 
-_SECOND = 1_000_000_000
-
 
 class Deadline:
     """A thread that waits for the worker's deadline and then ends its process."""
@@ -78,7 +77,7 @@ class Deadline:
         self._wait_for_drain()
         while (left := self.worker.deadline() - time.monotonic_ns()) > 0:
             # In steps: the deadline of a worker that retires moves when SIGTERM comes.
-            self._sleep(min(left / _SECOND, STEP))
+            self._sleep(min(left / SECOND, STEP))
         try:
             self.cut()
         finally:

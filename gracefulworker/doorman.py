@@ -77,8 +77,7 @@ def stand_before(app: Application, worker: GracefulWorker) -> Application:
         if judge is not None:
             worker.discount_probe()
             return answer_probe(judge, environ, start_response)
-        environ["gracefulworker.draining"] = draining
-        return app(environ, start_response)
+        return door(environ, start_response)
 
     return door_with_probes
 

@@ -28,6 +28,8 @@ from gunicorn.http2.connection import HTTP2ServerConnection
 from h2.events import PingAckReceived
 from hyperframe.frame import GoAwayFrame
 
+from gracefulworker.phases import SECOND
+
 if TYPE_CHECKING:
     from gracefulworker.workers.base import GracefulWorker
 
@@ -36,8 +38,6 @@ ROUND_TRIP = 0.03
 
 #: The last stream that there can be, with NO_ERROR.
 NO_MORE_STREAMS = GoAwayFrame(last_stream_id=2**31 - 1).serialize()
-
-_SECOND = 1_000_000_000
 
 
 class Call:
@@ -103,13 +103,13 @@ class Connection(HTTP2ServerConnection):  # type: ignore[misc]
                 return False
         if self.h2_conn.highest_inbound_stream_id:
             self.announce()
-            until = self.announced_at + round(ROUND_TRIP * _SECOND)
+            until = self.announced_at + round(ROUND_TRIP * SECOND)
         else:
             until = self.worker.first_byte_expiry(self.began)
         if not self.acknowledged:
             poll = select.poll()
             poll.register(self.sock, select.POLLIN)
-            if self.wait(max(until - time.monotonic_ns(), 0) / _SECOND, poll):
+            if self.wait(max(until - time.monotonic_ns(), 0) / SECOND, poll):
                 return True
         self.finish()
         self.worker.count_idle()

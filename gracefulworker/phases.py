@@ -26,6 +26,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
+#: ns, the unit of all times that processes share.
+SECOND = 1_000_000_000
+
 #: Exit status of an arbiter that had to cut a request, so that scripts can tell it from 0.
 EXIT_CUT = 5
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gracefulworker.phases import SECOND
+
 if TYPE_CHECKING:
     from gracefulworker.crew import Crew
 
 #: Seconds between two looks.
 STEP = 0.05
-
-_SECOND = 1_000_000_000
 
 
 class Quiet:
@@ -38,4 +38,4 @@ class Quiet:
         if grown or self._crew.someone_waits():
             self._stirred_at = now
         self._seen = seen
-        return (now - self._stirred_at) / _SECOND
+        return (now - self._stirred_at) / SECOND

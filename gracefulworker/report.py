@@ -20,6 +20,7 @@ from typing import Any
 from gunicorn.instrument.statsd import Statsd
 
 from gracefulworker.ending import Totals
+from gracefulworker.phases import SECOND
 
 #: New connections in this part of the delay, its last, mean that it was hardly long enough.
 LATE = 0.2
@@ -34,7 +35,6 @@ LONGER = 1.5
 #: What the metrics' names begin with, after gunicorn's --statsd-prefix.
 METRIC = "gunicorn.graceful."
 
-_SECOND = 1_000_000_000
 
 Report = dict[str, Any]
 
@@ -58,7 +58,7 @@ def compose(totals: Totals, signal: str, began: int, quick: bool) -> Report:
 
 
 def _seconds(began: int, at: int) -> float:
-    return round((at - began) / _SECOND, 3)
+    return round((at - began) / SECOND, 3)
 
 
 def write(log: Any, report: Report, path: str) -> None:

@@ -68,7 +68,11 @@ def _asking(pid: int) -> Iterator[None]:
     except ProcessLookupError:
         raise DrainError(f"process {pid} has gone before the delay was over") from None
     except PermissionError:
-        raise DrainError(f"process {pid} is another user's: run this as that user") from None
+        raise _not_ours(pid) from None
+
+
+def _not_ours(pid: int) -> DrainError:
+    return DrainError(f"process {pid} is another user's: run this as that user")
 
 
 def _wait(pid: int, page: Page) -> None:
@@ -108,7 +112,7 @@ def _look_at(pid: int) -> tuple[int, Page]:
     except ProcessLookupError:
         raise DrainError(f"there is no process {pid}") from None
     except PermissionError:
-        raise DrainError(f"process {pid} is another user's: run this as that user") from None
+        raise _not_ours(pid) from None
     if page is None:
         raise DrainError(
             f"process {pid} ({_name(pid)}) is no gunicorn that gracefulworker looks after: start it"

@@ -33,7 +33,7 @@ from gracefulworker.arbiter import supervise
 from gracefulworker.deadline import Deadline
 from gracefulworker.doorman import Application, ClosingResponse, Held, stand_before
 from gracefulworker.lifecycle import Listeners
-from gracefulworker.phases import Phase
+from gracefulworker.phases import SECOND, Phase
 from gracefulworker.support import offers_http2
 from gracefulworker.warmup import WarmupError, warm_up
 
@@ -57,8 +57,6 @@ EXIT_LINGER = 0.1
 #: Seconds that a worker which retires while the service goes on keeps its idle connections, for a
 #: request that may be on the wire (gunicorn 27's STOP_KEEPALIVE_LINGER).
 RETIRE_IDLE = 2.0
-
-_SECOND = 1_000_000_000
 
 
 def _nothing_to_end() -> None:
@@ -95,6 +93,12 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     #: Tells who handles a request: a thread's identifier, or a greenlet.
     whoami = staticmethod(get_ident)
+
+    #: Connections that are closed and still read on; made by each engine's `run`.
+    lingerer: gate.Lingerer
+
+    #: ns at which a request was last over, or an idle connection closed, in DRAINING at least.
+    last_active = 0
 
     # Worker's own, which is untyped.
     wsgi: Application
@@ -289,11 +293,11 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         if not self.page.serving():
             self.slot.term_at = 0  # the whole group's: the arbiter leads
             return False
-        return bool(time.monotonic_ns() - self.slot.term_at >= HOLD * _SECOND)
+        return bool(time.monotonic_ns() - self.slot.term_at >= HOLD * SECOND)
 
     def deadline(self) -> int:
         """ns at which what is left is cut (in DRAINING)."""
-        own = self.drain_began() + self.cfg.graceful_timeout * _SECOND
+        own = self.drain_began() + self.cfg.graceful_timeout * SECOND
         if self.page.phase >= Phase.DRAINING:
             own = self.page.deadline
         return int(own)
@@ -311,7 +315,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         """What to do with the listeners, in DRAINING."""
         if self.page.phase >= Phase.DRAINING:
             state = self.page.listeners
-            settled_at = self.page.drain_at + round(2 * gate.SETTLE_MAX * _SECOND)
+            settled_at = self.page.drain_at + round(2 * gate.SETTLE_MAX * SECOND)
             if state == Listeners.GATED and time.monotonic_ns() > settled_at:
                 return Listeners.SEALED  # the arbiter has died before it could say so
             return state
@@ -321,7 +325,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     def first_byte_expiry(self, accepted_at: int) -> int:
         """ns at which a connection that has not sent a byte counts as idle (in DRAINING)."""
         since: int = max(accepted_at, self.drain_began())
-        return since + round(self.settings.first_byte * _SECOND)
+        return since + round(self.settings.first_byte * SECOND)
 
     def idle_expiry(self) -> int:
         """ns until which an idle keep-alive connection is kept in DRAINING.
@@ -330,14 +334,14 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         delay has been so all the time. A worker that retires on its own has announced nothing.
         """
         if self.page.phase >= Phase.DRAINING:
-            return int(self.page.drain_at) + round(self.settings.idle * _SECOND)
-        return self.drain_began() + round(min(RETIRE_IDLE, float(self.cfg.keepalive)) * _SECOND)
+            return int(self.page.drain_at) + round(self.settings.idle * SECOND)
+        return self.drain_began() + round(min(RETIRE_IDLE, float(self.cfg.keepalive)) * SECOND)
 
     def until(self, dues: list[int]) -> float:
         """Seconds until the first of these times (ns), at most a pass."""
         if not dues:
             return PASS
-        return min(PASS, max(min(dues) - time.monotonic_ns(), 0) / _SECOND)
+        return min(PASS, max(min(dues) - time.monotonic_ns(), 0) / SECOND)
 
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
         """At the deadline, in its thread: `speak` to whole requests that wait; how many."""
@@ -351,6 +355,15 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         self.kept_open = waiting  # until the process ends
         fds = gate.readable([connection.fileno() for connection in waiting])
         return sum(speak(connection) for connection in waiting if connection.fileno() in fds)
+
+    def finish_when_lingered(self) -> bool:
+        """Nothing is left to serve: end, as soon as closed connections have had their moment."""
+        since = max(self.last_active, self.drain_began())
+        if self.lingerer and time.monotonic_ns() - since < EXIT_LINGER * SECOND:
+            return False
+        self.lingerer.close()
+        self.finished()
+        return True
 
     def finished(self) -> None:
         """The loop may end."""
@@ -388,33 +401,30 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     def handle_request(self, *args: Any) -> Any:
         """The engines' handle_request, with the request known while the application has it."""
+        return self.hold(super().handle_request, args)
+
+    def handle_http2_request(self, *args: Any) -> Any:
+        """The engines' handle_http2_request (25 on): a stream is known in the same way."""
+        try:
+            return self.hold(super().handle_http2_request, args)
+        finally:
+            if self.supervisor is not None and not self.page.serving():
+                self.slot.count("served")
+
+    def hold(self, handle: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Call an engine's handler, with its request known meanwhile."""
         if self.supervisor is None:
-            return super().handle_request(*args)
+            return handle(*args)
         request = args[self.request_argument]
         self.held[request] = [monotonic(), self.whoami(), None]
         self.gauge(len(self.held))
         try:
-            return super().handle_request(*args)
+            return handle(*args)
         finally:
             del self.held[request]
             if self.claims:
                 self.claims.pop(request, None)
             self.gauge(len(self.held))
-
-    def handle_http2_request(self, *args: Any) -> Any:
-        """The engines' handle_http2_request (25 on): a stream is known in the same way."""
-        if self.supervisor is None:
-            return super().handle_http2_request(*args)
-        request = args[self.request_argument]
-        self.held[request] = [monotonic(), self.whoami(), None]
-        self.gauge(len(self.held))
-        try:
-            return super().handle_http2_request(*args)
-        finally:
-            del self.held[request]
-            self.gauge(len(self.held))
-            if not self.page.serving():
-                self.slot.count("served")
 
     def announce(self, response: ClosingResponse) -> None:
         """The headers go out now, past SERVING: they say `Connection: close`.

@@ -25,9 +25,7 @@ from gunicorn.workers import ggevent
 from gracefulworker import gate
 from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import Phase
-from gracefulworker.workers.base import EXIT_LINGER, PASS, SETTLE_PASS, GracefulWorker
-
-_SECOND = 1_000_000_000
+from gracefulworker.workers.base import PASS, SETTLE_PASS, GracefulWorker
 
 #: Seconds between two looks at closed connections whose clients have not closed yet.
 SWEEP_PASS = 0.05
@@ -155,7 +153,6 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         #: from accept to close, also before its greenlet has run
         self.connections: set[Any] = set()
         self.servers: list[Server] = []
-        self.last_active = 0
 
     def notify(self) -> None:
         """GeventWorker.notify leaves at once when orphaned; `look` lets it finish first."""
@@ -330,10 +327,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         if self.servers or self.connections:
             return
         self.lingerer.sweep()
-        since = max(self.last_active, self.drain_began())
-        if not self.lingerer or time.monotonic_ns() - since >= EXIT_LINGER * _SECOND:
-            self.lingerer.close()
-            self.finished()
+        self.finish_when_lingered()
 
     def close_servers(self) -> None:
         state = self.listeners_state

@@ -23,10 +23,9 @@ from gunicorn.workers.base import Worker
 
 from gracefulworker import gate
 from gracefulworker.lifecycle import Listeners
-from gracefulworker.phases import KILL_MARGIN, Phase
+from gracefulworker.phases import KILL_MARGIN, SECOND, Phase
 from gracefulworker.support import check_gthread
 from gracefulworker.workers.base import (
-    EXIT_LINGER,
     NO_ROOM_PAUSE,
     PASS,
     SETTLE_PASS,
@@ -36,8 +35,6 @@ from gracefulworker.workers.base import (
 #: Seconds that a silent connection is kept before SIGTERM, beyond `keepalive`: gunicorn's own
 #: DEFAULT_WORKER_DATA_TIMEOUT (25.3 on; before, a thread waited for ever).
 FIRST_BYTE_PATIENCE = 5.0
-
-_SECOND = 1_000_000_000
 
 
 class Connection(gthread.TConn):  # type: ignore[misc]
@@ -98,7 +95,6 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         """ThreadWorker.run with our descriptors in its poller."""
         if self.supervisor is not None:
             self.lingerer = gate.Lingerer()
-            self.last_active = 0
             read = selectors.EVENT_READ
             self.poller.register(self.PIPE[0], read, lambda _: self.hush())
             self.poller.register(self.lifecycle.draining.fd, read, self.on_bell)
@@ -181,11 +177,11 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         self.look()
         if self.lingerer:
             self.lingerer.sweep()
-        if self.stopping() and self.phase >= Phase.DRAINING:
+        if self.is_draining():
             self.drain()
         elif self.silent:
             self.close_silent(
-                lambda at: at + round((FIRST_BYTE_PATIENCE + self.cfg.keepalive) * _SECOND)
+                lambda at: at + round((FIRST_BYTE_PATIENCE + self.cfg.keepalive) * SECOND)
             )
 
     def until_due(self) -> float:
@@ -236,10 +232,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             self.close_silent(self.first_byte_expiry)
         if self.sockets or self.nr_conns:
             return
-        since = max(self.last_active, self.drain_began())
-        if not self.lingerer or time.monotonic_ns() - since >= EXIT_LINGER * _SECOND:
-            self.lingerer.close()
-            self.finished()
+        self.finish_when_lingered()
 
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
         """Those that wait for a thread: the main thread finds their futures cancelled."""

@@ -26,7 +26,6 @@ from gracefulworker import gate
 from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import Phase
 from gracefulworker.workers.base import (
-    EXIT_LINGER,
     NO_ROOM_PAUSE,
     PASS,
     SETTLE_PASS,
@@ -35,8 +34,6 @@ from gracefulworker.workers.base import (
 
 #: Closed connections that linger before a busy worker looks at them.
 SWEEP_BATCH = 8
-
-_SECOND = 1_000_000_000
 
 
 class Lingering:
@@ -123,7 +120,6 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             self.lingerer = Lingering.lingerer = gate.Lingerer()
             self.cfg.set("ssl_context", lingering(self.cfg.ssl_context))
             self.plain = not self.cfg.is_ssl
-            self.last_active = 0
             self.accept_again_at = 0.0
             self.names = {listener: gate.ListenerName(listener) for listener in self.sockets}
             self.kinds = {s: (s.family, s.type, s.proto) for s in self.sockets}
@@ -214,20 +210,20 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             while not self.stopping():
                 timeout = gate.LINGER_PASS if self.lingerer.receiving else PASS
                 ready = dict(self.turn.poll(timeout * 1000))
-                if fd in ready and (self.plain or connection.speaks()):
+                if fd in ready and connection.speaks():
                     return True
                 self.attend(ready)
                 self.look()
                 self.lingerer.sweep()
         finally:
             self.turn.unregister(fd)
-        return bool(gate.readable([fd])) and (self.plain or connection.speaks())
+        return bool(gate.readable([fd])) and connection.speaks()
 
     def serve_one_of_the_silent(self) -> bool:
         """Serve one that has spoken meanwhile, and close those whose time is over."""
         fds = gate.readable([connection.fileno() for connection in self.silent])
         for connection, (listener, address, _) in self.silent.items():
-            if connection.fileno() in fds and (self.plain or connection.speaks()):
+            if connection.fileno() in fds and connection.speaks():
                 del self.silent[connection]
                 self.serve(listener, connection, address)
                 return True
@@ -276,7 +272,8 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         elif self.sockets:
             timeout = SETTLE_PASS  # a gated Unix listener is readable all the time: just try
         elif not self.silent:
-            self.leave_when_lingered()
+            if self.finish_when_lingered():
+                raise sync.StopWaiting
             timeout = SETTLE_PASS
         else:
             timeout = self.until([self.first_byte_expiry(at) for _, _, at in self.silent.values()])
@@ -300,14 +297,6 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             self.hear(Phase.LAME_DUCK)
         if self.lifecycle.draining.fd in ready:
             self.hear(Phase.DRAINING)
-
-    def leave_when_lingered(self) -> None:
-        """Nothing is left to serve: end, as soon as closed connections have had their moment."""
-        since = max(self.last_active, self.drain_began())
-        if not self.lingerer or time.monotonic_ns() - since >= EXIT_LINGER * _SECOND:
-            self.lingerer.close()
-            self.finished()
-            raise sync.StopWaiting
 
 
 def lingering(make: Callable[..., ssl.SSLContext]) -> Callable[..., ssl.SSLContext]:
