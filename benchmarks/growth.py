@@ -8,6 +8,8 @@ What may be changed here: the figures in capitals.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from benchmarks import exits, report, steady
 from benchmarks.figures import differences, spread
 from benchmarks.servers import ENGINES, Running, Server, capacity, pair
@@ -22,22 +24,25 @@ SECONDS = {5000: 4, 1000: 2}
 def run(quick: bool) -> str:
     """:returns: the section for RESULTS.md."""
     rounds = 1 if quick else 4
-    rows = []
-    for engine in ENGINES:
-        for count in CONNECTIONS:
-            rows.append([engine, str(count), *_with_connections(engine, count, rounds)])
-            report.tell(f"growth: {rows[-1]}")
+    rows = _rows(CONNECTIONS, _with_connections, rounds)
     heads = ["worker", "connections", "requests/s, ours / stock", "p99, ours / stock"]
     heads += ["errors", "memory per worker with so many idle ones, ours - stock, MiB"]
     first = report.table([*heads, "exit with so many idle ones, ours, ms"], rows)
-    rows = []
-    for engine in ENGINES:
-        for count in WORKERS:
-            rows.append([engine, str(count), *_with_workers(engine, count, rounds)])
-            report.tell(f"growth: {rows[-1]}")
+    rows = _rows(WORKERS, _with_workers, rounds)
     heads = ["worker", "workers", "requests/s, ours / stock", "p99, ours / stock"]
     heads += ["memory per worker, ours - stock, MiB", "start, ours - stock, ms"]
     return f"{first}\n\n{report.table([*heads, 'exit, ours, ms', 'exit, stock, ms'], rows)}"
+
+
+def _rows(
+    counts: tuple[int, ...], measure: Callable[[str, int, int], list[str]], rounds: int
+) -> list[list[str]]:
+    rows = []
+    for engine in ENGINES:
+        for count in counts:
+            rows.append([engine, str(count), *measure(engine, count, rounds)])
+            report.tell(f"growth: {rows[-1]}")
+    return rows
 
 
 def _with_connections(engine: str, count: int, rounds: int) -> list[str]:

@@ -30,7 +30,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -773,6 +773,28 @@ def line_up(server: Server, count: int, listener: int = 0) -> list[Client]:
     for client in queued:
         client.send(request())
     return queued
+
+
+def wait_until(true: Callable[[], bool], what: str, ceiling: float = 10.0) -> None:
+    """For the few things that no event announces."""
+    limit = now() + ceiling
+    while not true():
+        assert now() < limit, f"not within {ceiling} s: {what}"
+        time.sleep(0.01)
+
+
+def cross_the_end(server: Server, number: int, gone: Callable[[], object]) -> Ending:
+    """How an idle connection ends when a request crosses its close.
+
+    :param number: the signal at which the connection is closed.
+    :param gone: waits for the end of the process that had it.
+    """
+    client = server.keep_alive()
+    server.signal(number)
+    assert client.end().kind == "eof"
+    client.send(request())
+    gone()
+    return client.end()
 
 
 def assert_clean(server: Server) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
-from harness import assert_clean, assert_within, ends, request, summary
+from harness import assert_clean, assert_within, cross_the_end, ends, request, summary
 
 IDLE = 20
 LONG = ("--keep-alive", "75")
@@ -140,12 +140,7 @@ def test_a_request_that_crosses_the_fin_gets_a_clean_end(serve, keeper):
 @pytest.mark.parametrize("stock", ("gthread", "gevent"))
 def test_a_request_that_crosses_the_fin_gets_a_clean_end_on_stock(serve, stock):
     server = serve(stock, options=(*LONG, "--graceful-timeout", "1"))
-    client = server.keep_alive()
-    server.signal(signal.SIGTERM)
-    assert client.end().kind == "eof"
-    client.send(request())
-    server.wait_gone()
-    assert client.end().kind == "reset"
+    assert cross_the_end(server, signal.SIGTERM, server.wait_gone).kind == "reset"
 
 
 @pytest.mark.contract(4)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import signal
-import threading
 
 import pytest
-from harness import Storm, assert_clean, assert_within, now
+from harness import Storm, assert_clean, assert_within, now, wait_until
 
 LONG = 60.0  # a delay that only a signal ends
 QUICK = 1.0  # what "quickly" means here; stock takes 0.3 s and more for its own steps
@@ -181,14 +180,6 @@ def test_what_still_works_in_lame_duck(serve, worker, tmp_path):
     for _ in range(3):
         assert server.fetch().kind == "response"
     wait_until(lambda: "/fast" in access.read_text(), "the workers write to it")
-
-
-def wait_until(true, what, ceiling=10.0):
-    """For the few things that no event announces."""
-    limit = now() + ceiling
-    while not true():
-        assert now() < limit, f"not within {ceiling} s: {what}"
-        threading.Event().wait(0.01)
 
 
 LATE = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGTTIN", "SIGTTOU")

@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from harness import assert_clean, ends, request
+from harness import assert_clean, cross_the_end, ends
 
 HERE = Path(__file__).parent
 LONG = ("--keep-alive", "75")
@@ -57,12 +57,7 @@ def test_the_table_and_the_markers_are_in_step():
 
 def crossing(server):
     """How the connection ends when a request crosses the end of the worker that HUP replaced."""
-    client = server.keep_alive()
-    server.signal(signal.SIGHUP)
-    assert client.end().kind == "eof"
-    client.send(request())
-    server.wait_log("^Worker exiting")
-    return client.end()
+    return cross_the_end(server, signal.SIGHUP, lambda: server.wait_log("^Worker exiting"))
 
 
 @pytest.mark.contract(8)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from harness import CEILING, Storm, assert_clean, now
+from harness import CEILING, Storm, assert_clean, wait_until
 
 pytestmark = [
     pytest.mark.contract(8),
@@ -40,10 +39,8 @@ def memory(pid: int) -> int:
 
 def wait_until_flat(pid: int, expected: int) -> None:
     """Poll until no more descriptors than these are left: closed connections linger a moment."""
-    limit = now() + CEILING
-    while descriptors(pid) > expected:
-        assert now() < limit, f"{descriptors(pid)} descriptors, {expected} before"
-        time.sleep(0.05)
+    flat = f"no more descriptors than the {expected} before"
+    wait_until(lambda: descriptors(pid) <= expected, flat, CEILING)
 
 
 def growth(before: tuple[int, int], after: tuple[int, int]) -> str:
