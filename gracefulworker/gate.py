@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+import mmap
 import os
 import select
 import socket
@@ -214,7 +215,8 @@ class Lingerer:
         self._poll = _poll()
         #: descriptor -> monotonic seconds of its end, unless bytes come, and in any case
         self._ends: dict[int, tuple[float, float]] = {}
-        self._waste = (bytearray(WASTE),)
+        # Its pages cost no memory before they are written to.
+        self._waste = (mmap.mmap(-1, WASTE),)
         #: until when (monotonic seconds) a client is believed to be sending; 0.0: none is. The
         #: next sweep is due within `LINGER_PASS` then.
         self.receiving = 0.0

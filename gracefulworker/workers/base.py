@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import operator
 import os
 import signal
@@ -135,6 +136,17 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             self.end_http2: Callable[[], None] = _nothing_to_end
 
     # Boot
+
+    def init_process(self) -> None:
+        """Worker.init_process (gunicorn 0.3 on): in the worker's own process, from its boot to its end.
+
+        What it has inherited is left out of its garbage collections (gc.freeze). They would write to
+        each of these objects, and make copies of memory that the arbiter and all workers share: our
+        own modules' most of all, and with --preload the application's.
+        """
+        if self.supervisor is not None:
+            gc.freeze()
+        super().init_process()
 
     def init_signals(self) -> None:
         """Worker.init_signals resets what it knows of; SIGALRM and SIGINT may be ours.

@@ -118,8 +118,9 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         """SyncWorker.run with our waiting prepared."""
         if self.supervisor is not None:
             self.lingerer = Lingering.lingerer = gate.Lingerer()
-            self.cfg.set("ssl_context", lingering(self.cfg.ssl_context))
             self.plain = not self.cfg.is_ssl
+            if not self.plain:
+                self.cfg.set("ssl_context", lingering(self.cfg.ssl_context))
             self.accept_again_at = 0.0
             self.names = {listener: gate.ListenerName(listener) for listener in self.sockets}
             self.kinds = {s: (s.family, s.type, s.proto) for s in self.sockets}
