@@ -179,6 +179,22 @@ def test_silent_ones_do_not_keep_others_from_the_queue(serve, worker):
     assert_clean(server)
 
 
+def test_without_patience_a_silent_one_from_the_queue_is_closed_at_once(serve, worker):
+    """The worker comes to it only after the delay, when its time is over as it is accepted."""
+    server = serve(worker, delay=0.2, env={"GRACEFUL_FIRST_BYTE": "0"})
+    (pid,) = server.worker_pids
+    server.signal(signal.SIGSTOP, pid)
+    client = server.connect()
+    server.terminate()
+    server.wait_draining()
+    resumed = server.signal(signal.SIGCONT, pid)
+    end = client.end()
+    assert end.kind == "eof"
+    assert_within(0.3, end.at, resumed, "the end of file")
+    assert_within(0.5, server.wait_gone(), resumed, "gone")
+    assert_clean(server)
+
+
 def test_first_byte_counts_from_the_accept_when_that_is_later(serve):
     """A busy sync worker accepts the queue long after the delay (the others accept it at once)."""
     server = serve("gracefulworker.sync", delay=0.2, env={"GRACEFUL_FIRST_BYTE": "0.6"})

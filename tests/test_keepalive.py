@@ -122,7 +122,7 @@ def test_graceful_idle_keeps_idle_connections_for_a_request_on_its_way(serve, ke
 @pytest.mark.contract(4)
 @pytest.mark.tracker(1236, 2317)
 def test_a_request_that_crosses_the_fin_gets_a_clean_end(serve, keeper):
-    """Sent at the moment at which the FIN arrives: no byte of a response, and no reset."""
+    """Sent when the FIN arrives: no byte of a response, no reset, and nothing done for nobody."""
     server = serve(keeper, delay=0.4, options=LONG)
     clients = [server.keep_alive() for _ in range(IDLE)]
     server.terminate()
@@ -133,6 +133,7 @@ def test_a_request_that_crosses_the_fin_gets_a_clean_end(serve, keeper):
     endings = [client.end() for client in clients]
     assert [(end.kind, end.body) for end in endings] == [("eof", b"")] * IDLE
     assert_clean(server)
+    assert summary(server)["served"] == 0
 
 
 @pytest.mark.contract(4)

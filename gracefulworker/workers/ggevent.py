@@ -10,6 +10,7 @@ What may be changed here: how greenlets are told. Under gevent nothing here may 
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import time
 from collections.abc import Callable
@@ -46,25 +47,29 @@ class Hearing:
     read_up = False  #: nothing that its client sends is left unread
 
     def recv(self, *args: Any) -> bytes:
+        if self.hung_up:
+            return b""  # as if the client had closed its side
         try:
             data: bytes = super().recv(*args)  # type: ignore[misc]
         except HungUp:
-            if self.begun:
-                return self.recv(*args)  # the request came first, and waits for its rest
-            return b""  # as if the client had closed its side
-        if data:
-            self.begun = True
-        else:
+            return b""
+        if not data:
             self.read_up = True
+        elif self.hung_up:
+            return b""  # what has crossed our FIN would be done for nobody
+        else:
+            self.begun = True
         return data
 
     def hang_up(self) -> None:
-        """End its greenlet's wait for a request, if it still waits by then.
+        """Half-close, and end its greenlet's wait for a request.
 
-        shutdown(SHUT_RD) would do the same, but Linux answers bytes that cross our FIN with RST
-        then (RFC 1122 section 4.2.2.13).
+        The greenlet's turn comes when all have been hung up. shutdown(SHUT_RD) would end its wait,
+        too, but Linux answers bytes that cross our FIN with RST then (RFC 1122 section 4.2.2.13).
         """
         self.hung_up = True
+        with contextlib.suppress(OSError):  # the client has gone
+            gate.half_close(self)
         self.hub.cancel_wait(self._read_event, HungUp)  # type: ignore[attr-defined]
 
     def close(self) -> None:
@@ -205,7 +210,8 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
     def forget(self, client: Hearing) -> None:
         """The connection has been closed."""
         self.connections.discard(client)
-        self.last_active = time.monotonic_ns()
+        if not client.hung_up:  # else it lingers since then
+            self.last_active = time.monotonic_ns()
         if self.stopping() and not self.connections:
             self.wake()
 
@@ -318,12 +324,10 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         for client in self.waiting(used=False):
             if now >= self.first_byte_expiry(client.accepted_at):
                 idle.append(client)
-        # A last look for bytes: a greenlet that has some is about to read them.
-        speaking = gate.readable([client.fileno() for client in idle])
-        for client in idle:
-            if client.fileno() not in speaking:
-                client.hang_up()
-                self.count_idle()
+        for client in gate.still_idle(idle):
+            client.hang_up()
+            self.last_active = time.monotonic_ns()
+            self.count_idle()
         if self.servers or self.connections:
             return
         self.lingerer.sweep()

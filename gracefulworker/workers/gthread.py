@@ -273,14 +273,14 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         """Close the idle keep-alive connections, after a last look for bytes."""
         if not self.keepalived_conns or time.monotonic_ns() < self.idle_expiry():
             return
-        speaking = gate.readable([conn.sock.fileno() for conn in self.keepalived_conns])
-        while self.keepalived_conns:
-            conn = self.keepalived_conns.popleft()
-            self.poller.unregister(conn.sock)
-            if conn.sock.fileno() in speaking:
-                self.enqueue_req(conn)
-            else:
-                self.close_silently(conn)
+        conns = {conn.sock: conn for conn in self.keepalived_conns}
+        self.keepalived_conns.clear()
+        for client in gate.still_idle(list(conns)):
+            self.poller.unregister(client)
+            self.close_silently(conns.pop(client))
+        for client, conn in conns.items():
+            self.poller.unregister(client)
+            self.enqueue_req(conn)
 
     def close_silent(self, expiry: Any) -> None:
         """Close the connections that have not sent a byte in their time."""
