@@ -25,6 +25,8 @@ MAX_DEPTH = 5_000
 #: In block style each level but the first begins further to the right, or after one more dash.
 _DEEP_BLOCK = re.compile(r"^[ \t?:-]{1000}", re.MULTILINE)
 
+TOO_DEEP = "is not read: its YAML is nested too deeply"
+
 #: How a template of Helm (Go), Jinja or Ansible looks before it is rendered.
 _TEMPLATE = re.compile(r"\{\{|\{%")
 
@@ -162,7 +164,9 @@ def parse(source: Source) -> list[Node]:
         if _TEMPLATE.search(text):
             raise unrendered(source.file, line) from None
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        if "nesting depth" in problem:  # PyYAML 6.0.4 on has a limit of its own
+            raise InputError(source.file, line, TOO_DEEP) from None
         raise InputError(source.file, line, f"is not valid YAML: {problem}") from None
     except RecursionError:
-        raise InputError(source.file, 0, "is not read: its YAML is nested too deeply") from None
+        raise InputError(source.file, 0, TOO_DEEP) from None
     return [Node(root, source.file, root.start_mark.line + 1, "") for root in roots]

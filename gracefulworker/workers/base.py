@@ -138,10 +138,10 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     # Boot
 
     def init_process(self) -> None:
-        """Worker.init_process (gunicorn 0.3 on): in the worker's own process, from its boot to its end.
+        """Worker.init_process (gunicorn 0.3 on): the worker's life, in its own process.
 
-        What it has inherited is left out of its garbage collections (gc.freeze). They would write to
-        each of these objects, and make copies of memory that the arbiter and all workers share: our
+        What it has inherited is left out of its garbage collections (gc.freeze). They would write
+        to each of these objects, and so copy the memory that the arbiter and all workers share: our
         own modules' most of all, and with --preload the application's.
         """
         if self.supervisor is not None:
