@@ -47,18 +47,17 @@ class Hearing:
     read_up = False  #: nothing that its client sends is left unread
 
     def recv(self, *args: Any) -> bytes:
-        if self.hung_up:
-            return b""  # as if the client had closed its side
+        """socket.recv; once hung up nothing is read, as if the client had closed its side."""
         try:
-            data: bytes = super().recv(*args)  # type: ignore[misc]
+            data: bytes = b"" if self.hung_up else super().recv(*args)  # type: ignore[misc]
         except HungUp:
-            return b""
-        if not data:
-            self.read_up = True
-        elif self.hung_up:
-            return b""  # what has crossed our FIN would be done for nobody
-        else:
+            data = b""
+        if self.hung_up:
+            return b""  # a request that has crossed our FIN would be done for nobody
+        if data:
             self.begun = True
+        else:
+            self.read_up = True
         return data
 
     def hang_up(self) -> None:
