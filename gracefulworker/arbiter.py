@@ -173,7 +173,7 @@ class Supervisor:
         signal.signal(ASK, self.on_request)
         if not hasattr(arbiter, "wait_for_signals"):
             gunicorn23.adapt(arbiter, self.wait)
-        atexit.register(deafen)
+        atexit.register(self.deafen)
         self.signals_before_fork: set[Any] | None = None
         os.register_at_fork(
             before=self.hold_signals,
@@ -309,7 +309,9 @@ class Supervisor:
             self.stand_in()
             return
         if self.page.phase == Phase.STOPPED:
-            if time.monotonic_ns() < self.page.deadline:
+            left = self.left_before_kill()
+            if left > 0:
+                alarm_in(left)  # one for the user's code has taken the place of this one
                 return
             os.write(2, b"gracefulworker: exit code is still running at the deadline: exiting\n")
             os._exit(EXIT_CUT)
@@ -640,6 +642,20 @@ class Supervisor:
                 leave(stop)
             raise
 
+    def deafen(self) -> None:
+        """On the interpreter's way out: signals that come now change nothing any more.
+
+        It puts their defaults back, and those of these kill or stop the process: the exit status
+        would be a signal's, after an end that was clean. What is ignored stays so. (SIGINT and
+        SIGQUIT may.) The last deadline stands, for exit code of the user's that is still to come.
+        """
+        names = ["HUP", "TERM", "TTIN", "TTOU", "USR1", "USR2"]
+        if self.page.phase != Phase.STOPPED:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            names.append("ALRM")
+        for name in names:
+            signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)
+
     def report(self) -> None:
         """The last words, to whomever wants them."""
         self.crew.fold_gone()
@@ -655,17 +671,6 @@ class Supervisor:
             if self.schedule.delay == self.settings.delay:
                 report.warn_of_late_newcomers(self.log, words, self.settings.delay)
         report.say(self.log, words)
-
-
-def deafen() -> None:
-    """On the interpreter's way out: signals that come now change nothing any more.
-
-    It puts their defaults back, and those of these kill or stop the process: the exit status would
-    be a signal's, after an end that was clean. What is ignored stays so. (SIGINT and SIGQUIT may.)
-    """
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    for name in ("ALRM", "HUP", "TERM", "TTIN", "TTOU", "USR1", "USR2"):
-        signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)
 
 
 def alarm_in(seconds: float) -> None:

@@ -212,5 +212,6 @@ class Deadline:
     def _raw(self, connection: Any) -> Any:
         """The connection's socket as the kernel has it; there may be no descriptor to dup."""
         raw = _socket.socket(fileno=connection.fileno())
+        raw.settimeout(0)  # the application may have set a default
         self._kept.append(raw)  # never closed: the process ends
         return raw

@@ -63,9 +63,9 @@ LOOK_BATCH = 32
 #: Bytes that are thrown away at once.
 WASTE = 262144
 
-#: accept() has nothing: not yet, not any more, or the client has left the queue. A Unix listener
-#: that was gated says EINVAL when its queue is empty.
-NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED, errno.EINVAL)
+#: accept() has nothing: not yet, or not any more. A Unix listener that was gated says EINVAL when
+#: its queue is empty. (ECONNABORTED is no end of the queue: one in it has left.)
+NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINVAL)
 
 #: accept() found no room: patience, a descriptor will be free again.
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -137,6 +137,7 @@ def accept_all(listener: Any) -> list[Any]:
     if listener.fileno() < 0:
         return []
     raw = _socket.socket(fileno=listener.fileno())
+    raw.settimeout(0)  # the application may have set a default
     waiting = []
     try:
         while True:
@@ -222,15 +223,6 @@ def still_idle(connections: list[Any]) -> Iterator[Any]:
                 yield connection
 
 
-def half_close(connection: Any) -> None:
-    """Send FIN and go on reading; behind TLS, too, where `shutdown` would forget the session.
-
-    :raises OSError: the client is gone already.
-    """
-    # Not the method: the sync worker's own leads to the lingerer.
-    socket.socket.shutdown(connection, socket.SHUT_WR)
-
-
 class Lingerer:
     """Connections that have sent FIN and are read on until the client closes its side too.
 
@@ -244,6 +236,7 @@ class Lingerer:
         self._ends: dict[int, tuple[float, float]] = {}
         # Its pages cost no memory before they are written to.
         self._waste = (mmap.mmap(-1, WASTE),)
+        self.last_fin = 0.0  #: monotonic seconds
         #: until when (monotonic seconds) a client is believed to be sending; 0.0: none is. The
         #: next sweep is due within `LINGER_PASS` then.
         self.receiving = 0.0
@@ -251,10 +244,23 @@ class Lingerer:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def add(self, connection: socket.socket) -> None:
-        """Half-close `connection` and take its descriptor, to be closed here and only here."""
+    def half_close(self, connection: Any) -> None:
+        """Send FIN; reading goes on, behind TLS too, where `shutdown` would forget the session.
+
+        :raises OSError: the client is gone already.
+        """
+        # Not the method: the sync worker's own leads here.
+        socket.socket.shutdown(connection, socket.SHUT_WR)
+        self.last_fin = time.monotonic()
+
+    def add(self, connection: socket.socket, half_closed: bool = False) -> None:
+        """Half-close `connection` and take its descriptor, to be closed here and only here.
+
+        :param half_closed: it has been, at its time.
+        """
         try:
-            half_close(connection)
+            if not half_closed:
+                self.half_close(connection)
         except OSError:
             socket.socket.close(connection)  # the client is gone already
             return

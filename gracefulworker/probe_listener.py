@@ -179,6 +179,7 @@ def _listen(address: HostPort) -> Any:
     """:raises OSError: nobody may listen there, or somebody does."""
     family = _socket.AF_INET6 if ":" in address.host else _socket.AF_INET
     listener = _socket.socket(family, _socket.SOCK_STREAM)
+    listener.settimeout(None)  # the user's code may have set a default
     try:
         listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
         listener.bind((address.host, address.port))

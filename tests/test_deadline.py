@@ -67,9 +67,14 @@ def test_a_body_that_ends_with_the_connection_is_cut_by_a_reset(serve, worker):
     assert server.status == 5
 
 
+#: What an application may have said, and what holds for every socket that is made then.
+PATIENT = "import socket\nsocket.setdefaulttimeout(5)\n"
+
+
+@pytest.mark.parametrize("config", (None, PATIENT), ids=("", "default timeout"))
 @pytest.mark.parametrize("plain", ("sync", "gthread"))
-def test_whole_requests_that_wait_get_503_too(serve, plain):
-    server = serve(f"gracefulworker.{plain}", threads=1, **SOON)
+def test_whole_requests_that_wait_get_503_too(serve, plain, config):
+    server = serve(f"gracefulworker.{plain}", threads=1, config=config, **SOON)
     client, _ = server.hold("stuck")
     waiting = [server.connect() for _ in range(3)]
     for one in waiting:

@@ -236,6 +236,14 @@ def test_on_stock_a_probe_waits_with_the_others(serve):
     assert server.fetch("/status/204", timeout=0.2).kind == "timeout"
 
 
+def test_a_default_timeout_of_sockets_does_not_end_it(serve):
+    config = BIND + "import socket\nsocket.setdefaulttimeout(0.1)\n"
+    server = serve("gracefulworker.gthread", config=config)
+    assert ask(server)[0] == 200
+    time.sleep(0.3)  # in which nobody asks
+    assert ask(server)[0] == 200
+
+
 def test_answered_while_the_arbiter_stands_still(serve, worker):
     server = serve(worker, config=BIND + BLOCKED)
     address = probe_address(server)

@@ -119,6 +119,41 @@ def test_who_shakes_hands_and_says_nothing_counts_as_silent(secure, worker):
     assert_clean(server)
 
 
+@pytest.mark.contract(5, 6)
+def test_do_handshake_on_connect_changes_nothing_of_that(secure, worker):
+    options = ("--do-handshake-on-connect",)
+    server = secure(worker, delay=0.3, env={"GRACEFUL_FIRST_BYTE": "0.5"}, options=options)
+    noisy = server.connect()
+    noisy.send(request())  # no handshake
+    assert noisy.end().kind in ("eof", "reset")
+    shaken, bare = secure.connect(server), server.connect()
+    server.terminate()
+    over = server.wait_draining().at
+    assert [end.kind for end in ends([shaken, bare])] == ["eof"] * 2
+    assert_within(0.8, server.wait_gone(), over, "gone")
+    assert_clean(server)
+    assert not server.grep("AttributeError")
+
+
+COUNTED = """
+def ssl_context(conf, default):
+    print("a context", flush=True)
+    return default()
+"""
+
+
+def test_as_many_contexts_as_on_stock(secure, worker):
+    """sync makes one for each connection, at the price of a request."""
+    found = []
+    for name in (worker, worker.split(".")[1]):
+        server = secure(name, config=COUNTED)
+        for _ in range(3):
+            with contextlib.closing(secure.connect(server)) as client:
+                assert client.ask().status == 200
+        found.append(len(server.grep("^a context")))
+    assert found[0] == found[1]
+
+
 @pytest.mark.contract(5)
 def test_who_speaks_some_time_after_the_handshake_is_served(secure, worker):
     server = secure(worker, delay=0.2)

@@ -134,6 +134,27 @@ def test_a_slow_end_is_ended_at_the_deadline_and_the_last_line_is_said(serve):
     assert summary(server)["cut"] == 0
 
 
+QUICK = """
+import atexit, os, time
+def graceful_on_drained(server, report):
+    pass
+def hang(pid=os.getpid()):
+    if os.getpid() == pid:
+        time.sleep(60)
+atexit.register(hang)
+graceful_timeout = 1
+"""
+
+
+@pytest.mark.contract(6)
+def test_a_quick_end_leaves_the_deadline_to_what_comes_after_it(serve):
+    server = serve("gracefulworker.gthread", delay=0, config=QUICK)
+    term = server.terminate()
+    assert_within(1.8, server.wait_gone(), term, "gone by the deadline")
+    assert server.status == 5
+    assert server.grep("exit code is still running at the deadline")
+
+
 def test_a_child_that_it_forks_ends_as_it_says(serve):
     """And does not go on in the main loop, as a second arbiter."""
     config = """

@@ -52,7 +52,7 @@ NO_ROOM_PAUSE = 0.05
 #: Seconds between two looks at the page while the arbiter waits for handshakes to complete.
 SETTLE_PASS = 0.01
 
-#: Seconds after the last request in which connections that were closed may still linger.
+#: Seconds after the last FIN in which connections that were closed may still linger.
 EXIT_LINGER = 0.1
 
 #: Seconds that a worker which retires while the service goes on keeps its idle connections, for a
@@ -97,9 +97,6 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     #: Connections that are closed and still read on; made by each engine's `run`.
     lingerer: gate.Lingerer
-
-    #: ns at which a request was last over, or an idle connection closed, in DRAINING at least.
-    last_active = 0
 
     # Worker's own, which is untyped.
     wsgi: Application
@@ -370,8 +367,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     def finish_when_lingered(self) -> bool:
         """Nothing is left to serve: end, as soon as closed connections have had their moment."""
-        since = max(self.last_active, self.drain_began())
-        if self.lingerer and time.monotonic_ns() - since < EXIT_LINGER * SECOND:
+        if self.lingerer and monotonic() - self.lingerer.last_fin < EXIT_LINGER:
             return False
         self.lingerer.close()
         self.finished()

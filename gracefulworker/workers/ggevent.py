@@ -68,7 +68,7 @@ class Hearing:
         """
         self.hung_up = True
         with contextlib.suppress(OSError):  # the client has gone
-            gate.half_close(self)
+            self.worker.lingerer.half_close(self)
         self.hub.cancel_wait(self._read_event, HungUp)  # type: ignore[attr-defined]
 
     def close(self) -> None:
@@ -101,12 +101,16 @@ class Server(StreamServer):  # type: ignore[misc]
     def do_read(self) -> tuple[Connection, Any] | None:
         """StreamServer.do_read (gevent 1.3 on): accept one, None when nobody waits."""
         listener = self.socket
-        try:
-            fd, address = listener._accept()
-        except OSError as error:
-            if error.errno in gate.NOBODY_WAITS:
-                return None
-            raise  # _do_read tries again later
+        while True:
+            try:
+                fd, address = listener._accept()
+                break
+            except ConnectionAbortedError:
+                continue  # it has left, others may wait
+            except OSError as error:
+                if error.errno in gate.NOBODY_WAITS:
+                    return None
+                raise  # _do_read tries again later
         client = Connection(listener.family, listener.type, listener.proto, fileno=fd)
         client.worker = self.worker
         client.accepted_at = self.worker.count_accepted()
@@ -171,8 +175,9 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         if self.supervisor is None:
             return StreamServer(listener, partial(self.handle, listener), spawn=spawn, **ssl_args)
         if ssl_args:
-            # `handle` shakes hands, unless the user wants it done before.
-            ssl_args["do_handshake_on_connect"] = self.cfg.do_handshake_on_connect
+            # AsyncWorker.handle does so, when the connection is known here.
+            ssl_args["do_handshake_on_connect"] = False
+            self.cfg.set("do_handshake_on_connect", False)
             if isinstance(ssl_args["ssl_context"], gevent.ssl.SSLContext):
                 ssl_args["ssl_context"].sslsocket_class = TLSConnection
         handle = partial(self.handle, gate.ListenerName(listener))
@@ -209,8 +214,6 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
     def forget(self, client: Hearing) -> None:
         """The connection has been closed."""
         self.connections.discard(client)
-        if not client.hung_up:  # else it lingers since then
-            self.last_active = time.monotonic_ns()
         if self.stopping() and not self.connections:
             self.wake()
 
@@ -255,7 +258,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         """
         if not self.lingerer:
             self.wake()
-        self.lingerer.add(client)
+        self.lingerer.add(client, half_closed=client.hung_up)
 
     def sweep_when_due(self) -> None:
         """Not in each pass: with thousands that linger, one takes milliseconds."""
@@ -325,7 +328,6 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
                 idle.append(client)
         for client in gate.still_idle(idle):
             client.hang_up()
-            self.last_active = time.monotonic_ns()
             self.count_idle()
         if self.servers or self.connections:
             return

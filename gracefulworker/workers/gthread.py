@@ -125,6 +125,8 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         """Whether a connection came."""
         try:
             client, address = listener.accept()
+        except ConnectionAbortedError:
+            return True  # it has left, others may wait
         except OSError as error:
             if error.errno in gate.NO_ROOM:
                 self.accept_again_at = time.monotonic() + NO_ROOM_PAUSE
@@ -210,7 +212,6 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
     def finish_request(self, conn: Connection, fs: Any) -> None:
         """ThreadWorker.finish_request: the request is over, on the main thread."""
         if self.supervisor is not None and self.stopping():
-            self.last_active = time.monotonic_ns()
             if fs.cancelled() and self._speak is not None:
                 self.turned_away += self._speak(conn.sock)
             elif has_read_ahead(conn, fs):
@@ -297,7 +298,6 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
     def close_silently(self, conn: Connection) -> None:
         self.nr_conns -= 1
         conn.close()
-        self.last_active = time.monotonic_ns()  # it lingers from now on
         self.count_idle()
 
 

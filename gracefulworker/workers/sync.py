@@ -72,11 +72,6 @@ class TLSConnection(Lingering, ssl.SSLSocket):
     _first = b""  #: it was read to see whether there is one, and is still to be given out
     _failure: OSError | None = None  #: the same
 
-    @classmethod
-    def _create(cls, sock: Any, *args: Any, **kwargs: Any) -> Any:
-        """SSLContext.wrap_socket calls it (Python 3.7 on): ours is wrapped before gunicorn does."""
-        return sock if isinstance(sock, cls) else super()._create(sock, *args, **kwargs)  # type: ignore[misc]
-
     def speaks(self) -> bool:
         """Go on with the handshake, and look for a byte behind it; without waiting."""
         try:
@@ -96,6 +91,14 @@ class TLSConnection(Lingering, ssl.SSLSocket):
         return first or super().recv(*args)
 
 
+class Secured:
+    """Stands for the context of a connection that is behind TLS already."""
+
+    @staticmethod
+    def wrap_socket(connection: TLSConnection, **_: object) -> TLSConnection:
+        return connection
+
+
 class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
     """`gunicorn -k gracefulworker.sync`."""
 
@@ -109,6 +112,8 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             )
         super().check_config(cfg, log)
 
+    is_secured = False  #: the connection whose turn it is
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: accepted and not yet spoken: connection -> (listener, address, accepted at ns)
@@ -120,7 +125,8 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             self.lingerer = Lingering.lingerer = gate.Lingerer()
             self.plain = not self.cfg.is_ssl
             if not self.plain:
-                self.cfg.set("ssl_context", lingering(self.cfg.ssl_context))
+                self.make_context = self.cfg.ssl_context
+                self.cfg.set("ssl_context", self.context_for_turn)
             self.accept_again_at = 0.0
             self.names = {listener: gate.ListenerName(listener) for listener in self.sockets}
             self.kinds = {s: (s.family, s.type, s.proto) for s in self.sockets}
@@ -179,7 +185,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
                 raise BlockingIOError(errno.EAGAIN, "no descriptor is free") from error
             if error.errno not in gate.NOBODY_WAITS:
                 raise
-            if state == Listeners.SEALED and error.errno != errno.ECONNABORTED:
+            if state == Listeners.SEALED:
                 self.close_listeners([listener])
                 if not self.sockets:
                     self.slot.drained = 1
@@ -192,6 +198,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
 
     def secure(self, connection: Connection) -> Connection | TLSConnection:
         """Behind TLS, before the handshake; where that fails, gunicorn tries again and reports."""
+        self.is_secured = False
         try:
             return ssl_context(self.cfg).wrap_socket(  # type: ignore[no-any-return]
                 connection,
@@ -199,9 +206,20 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
                 suppress_ragged_eofs=self.cfg.suppress_ragged_eofs,
                 do_handshake_on_connect=False,  # `speaks` goes through it, as far as it can
             )
-        except OSError as error:
+        except Exception as error:
             self.log.debug("Error before the handshake: %s", error)
             return connection
+
+    def context_for_turn(self, config: Any, default: Any) -> ssl.SSLContext | type[Secured]:
+        """The ssl_context setting (gunicorn 21 on), with connections that linger.
+
+        gunicorn makes a context for each connection. Ours has had one when its turn comes.
+        """
+        if self.is_secured:
+            return Secured
+        context: ssl.SSLContext = self.make_context(config, default)
+        context.sslsocket_class = TLSConnection
+        return context
 
     def has_spoken(self, connection: Connection | TLSConnection) -> bool:
         """Whether the first byte is there; before SIGTERM wait for it, as gunicorn does."""
@@ -234,15 +252,14 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
                 if now >= self.first_byte_expiry(accepted_at):
                     del self.silent[connection]
                     connection.close()
-                    self.last_active = time.monotonic_ns()  # it lingers from now on
                     self.count_idle()
         return False
 
     def serve(self, listener: Any, connection: Connection | TLSConnection, address: Any) -> None:
         if not self.plain:
             connection.setblocking(True)
+            self.is_secured = isinstance(connection, TLSConnection)
         self.handle(self.names[listener], connection, address)
-        self.last_active = time.monotonic_ns()
 
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
         """Those in the accept queue and the silent that have spoken; the main thread is busy."""
@@ -298,14 +315,3 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             self.hear(Phase.LAME_DUCK)
         if self.lifecycle.draining.fd in ready:
             self.hear(Phase.DRAINING)
-
-
-def lingering(make: Callable[..., ssl.SSLContext]) -> Callable[..., ssl.SSLContext]:
-    """The ssl_context setting `make` (gunicorn 21 on), with connections that linger."""
-
-    def ssl_context(config: Any, default: Any) -> ssl.SSLContext:
-        context = make(config, default)
-        context.sslsocket_class = TLSConnection
-        return context
-
-    return ssl_context
