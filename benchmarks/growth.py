@@ -26,7 +26,7 @@ def run(quick: bool) -> str:
     rounds = 1 if quick else 4
     rows = _rows(CONNECTIONS, _with_connections, rounds)
     heads = ["worker", "connections", "requests/s, ours / stock", "p99, ours / stock"]
-    heads += ["errors", "memory per worker with so many idle ones, ours - stock, MiB"]
+    heads += ["errors, ours / stock", "memory per worker with so many idle ones, ours - stock, MiB"]
     first = report.table([*heads, "exit with so many idle ones, ours, ms"], rows)
     rows = _rows(WORKERS, _with_workers, rounds)
     heads = ["worker", "workers", "requests/s, ours / stock", "p99, ours / stock"]
@@ -57,7 +57,7 @@ def _with_connections(engine: str, count: int, rounds: int) -> list[str]:
             with exits.idle(ours, count), exits.idle(stock, count):
                 own = [steady.private(running) / steady.MIB for running in both]
             memory = f"{own[0] - own[1]:+.2f}"
-    cells = [ratio.rate.text(), ratio.p99.text(), str(ratio.errors), memory]
+    cells = [ratio.rate.text(), ratio.p99.text(), ratio.errors, memory]
     if not keeps:
         return [*cells, ""]
     return [*cells, _exit_ms(servers[0], exits.DELAY, count, max(1, rounds // 2))]

@@ -27,7 +27,7 @@ from gracefulworker.rehearse.balancer import Balancer
 from gracefulworker.rehearse.journal import Ending, Exchange, Journal
 from gracefulworker.rehearse.plan import Plan
 from gracefulworker.rehearse.rollout import Result, Service, rehearse
-from gracefulworker.rehearse.wire import Connection, Lost, Request
+from gracefulworker.rehearse.wire import Connection, Direct, Lost, Request
 
 CLIENTS = 12  #: of a storm
 BEFORE, DELAY = 0.5, 0.5  #: seconds of a storm before SIGTERM, and ours after it
@@ -89,16 +89,6 @@ def _as_kube_proxy() -> bool:
 # -- storms ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Direct:
-    """A server without a Service in front of it, as `wire` wants it."""
-
-    address: tuple[str, int]
-
-    def refused(self, port: int) -> bool:
-        return False  # the kernel refuses what is refused
-
-
 def _storms(server: Server, rounds: int) -> str:
     endings: collections.Counter[Ending] = collections.Counter()
     for _ in range(rounds):
@@ -131,7 +121,7 @@ async def _ask_until_refused(running: Running, endings: collections.Counter[Endi
 async def _ask(running: Running) -> Ending:
     journal, exchange = Journal(), Exchange("storm", "GET /", 0.0, 0.0)
     try:
-        connection = await Connection.open(journal, _Direct(running.address), journal.open("storm"))
+        connection = await Connection.open(journal, Direct(running.address), journal.open("storm"))
         answer = await connection.ask(Request("GET", "/"), exchange)
     except Lost as lost:
         return lost.ending

@@ -13,11 +13,13 @@ import signal  # noqa: E402
 import sys  # noqa: E402
 
 import gevent  # noqa: E402
+from gevent.pool import Pool  # noqa: E402
 from gevent.pywsgi import WSGIServer  # noqa: E402
 
 from benchmarks.app import app  # noqa: E402
 
 if __name__ == "__main__":
-    server = WSGIServer((sys.argv[1], int(sys.argv[2])), app, log=None)
+    # Without a pool stop() waits for nobody.
+    server = WSGIServer((sys.argv[1], int(sys.argv[2])), app, log=None, spawn=Pool(10000))
     gevent.signal_handler(signal.SIGTERM, server.stop, timeout=25)
     server.serve_forever()

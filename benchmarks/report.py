@@ -45,6 +45,15 @@ def write(part: str, section: str, quick: bool) -> None:
     RESULTS.write_text(new, encoding="utf-8")
 
 
+def _commit() -> str:
+    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        said = ""
+    return said or "an unknown commit"
+
+
 def machine() -> str:
     """Processors, memory and kernel, and what else was going on."""
     found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
@@ -58,7 +67,7 @@ def machine() -> str:
 
 
 def versions() -> str:
-    found = [f"Python {platform.python_version()}"]
+    found = [f"gracefulworker at {_commit()}", f"Python {platform.python_version()}"]
     for package in PACKAGES:
         try:
             found.append(f"{package} {metadata.version(package)}")

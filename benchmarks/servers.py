@@ -25,7 +25,7 @@ from pathlib import Path
 
 import psutil
 
-from gracefulworker.rehearse.pods import Place
+from gracefulworker.rehearse.pods import Place, end_with_parent, without_control_socket
 
 ENGINES = ("sync", "gthread", "gevent")
 APP = "benchmarks.app:app"
@@ -49,8 +49,7 @@ def gunicorn(worker: str, *options: str) -> Server:
     """gunicorn with room for many connections, which are kept alive for long."""
     command = [sys.executable, "-m", "gunicorn", "-k", worker, "-b", "{bind}", "--keep-alive", "75"]
     command += ["--worker-connections", "10000", "--backlog", "4096"]
-    if find_spec("gunicorn.ctl"):  # since 25: each would make the same socket
-        command.append("--no-control-socket")
+    command += without_control_socket()
     ours = worker.startswith("gracefulworker.")
     return Server(worker if ours else f"gunicorn {worker}", (*command, *options, APP))
 
@@ -93,12 +92,14 @@ def others() -> list[Server]:
     ]
     if Path(uwsgi).exists():
         words = (
-            "--http {host}:{port} --http-keepalive --master --die-on-term --need-app"
+            "--http {host}:{port} --http-keepalive --master --need-app"
             " --threads 12 --disable-logging"
         )
         module, _, name = APP.partition(":")
         command = (uwsgi, *words.split(), "--pythonpath", str(HERE.parent), "--home", sys.prefix)
-        more = ("--module", module, "--callable", name)
+        # --die-on-term would stop it like SIGKILL.
+        graceful = ("--hook-master-start", "unix_signal:15 gracefully_kill_them_all")
+        more = (*graceful, "--module", module, "--callable", name)
         found.append(Server("uWSGI", (*command, *more)))
     if Path(GO).exists():
         found.append(Server("Go net/http, Shutdown", (go_binary(), "{host}:{port}")))
@@ -147,6 +148,7 @@ class Running:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=end_with_parent,
         )
         listener.close()
         try:

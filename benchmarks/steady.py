@@ -40,7 +40,8 @@ def run(quick: bool) -> str:
         rates += _rates(engine, servers, rounds)
         costs.append(_costs(engine, servers, memories, boots))
     heads = ["worker", "connections", "requests/s, stock", "ours / stock", "p99, ours / stock"]
-    first = report.table([*heads, "processor time per request, ours / stock"], rates)
+    heads += ["processor time per request, ours / stock", "errors, ours / stock"]
+    first = report.table(heads, rates)
     heads = ["worker", "private memory per worker, stock, MiB", "ours - stock, MiB"]
     heads += ["PSS of all processes, ours - stock, MiB"]
     heads += ["to the first answer, stock, ms", "ours - stock, ms"]
@@ -76,7 +77,7 @@ class Comparison:
     rate: Spread
     p99: Spread
     cpu: Spread
-    errors: int
+    errors: str  #: ours / stock
 
 
 def compare(found: Pairs[Burst]) -> Comparison:
@@ -84,7 +85,7 @@ def compare(found: Pairs[Burst]) -> Comparison:
         ours, stock = ([getattr(burst, name) for burst in mine] for mine in found)
         return ratios(ours, stock)
 
-    errors = sum(burst.errors for mine in found for burst in mine)
+    errors = " / ".join(str(sum(burst.errors for burst in mine)) for mine in found)
     return Comparison(ratio("rate"), ratio("p99"), ratio("cpu"), errors)
 
 
@@ -104,6 +105,7 @@ def _rates(engine: str, servers: tuple[Server, Server], rounds: int) -> list[lis
                     ratio.rate.text(),
                     ratio.p99.text(),
                     ratio.cpu.text(),
+                    ratio.errors,
                 ]
             )
             report.tell(f"  {rows[-1]}")

@@ -1,6 +1,7 @@
 """An application that boots fast, for rehearsals."""
 
 import itertools
+import os
 import time
 
 SPOILT = itertools.count()
@@ -12,8 +13,13 @@ def app(environ, start_response):
     if path == "/broken":
         start_response("500 Internal Server Error", [("Content-Length", "0")])
         return []
+    if path == "/missing":
+        start_response("404 Not Found", [("Content-Length", "0")])
+        return []
     if path == "/time":
         body = b"%d" % time.time()
+    if path == "/pid":
+        body = b"%d" % os.getpid()
     if path == "/spoilt":
         body = b"right" if next(SPOILT) < 4 else b"wrong"
     if path == "/slow":

@@ -63,13 +63,27 @@ def test_a_pod_that_must_be_killed_is_exit_status_1(rehearse):
     assert "had to be killed" in rehearsal.said
 
 
-def test_a_body_that_tells_the_time_is_not_compared(rehearse):
-    rehearsal = rehearse("--pods", "1", "--path", "/time")
+@pytest.mark.parametrize("path", ("/time", "/pid"))
+def test_a_body_that_differs_by_itself_is_not_compared(rehearse, path):
+    rehearsal = rehearse("--pods", "2", "--path", path)
+    assert rehearsal.end() == 0, rehearsal.said
+    assert f"so not compared: GET {path}" in " ".join(rehearsal.said.split())
+
+
+def test_of_a_single_pod_nobody_knows_what_differs(rehearse):
+    rehearsal = rehearse("--pods", "1", "--path", "/pid")
     assert rehearsal.end() == 0, rehearsal.said
 
 
+def test_a_path_that_is_not_there_is_named(rehearse):
+    rehearsal = rehearse("--pods", "1", "--path", "/missing")
+    assert rehearsal.end() == 0, rehearsal.said
+    said = " ".join(rehearsal.said.split())
+    assert "not a success before the rollout: GET /missing (404)" in said
+
+
 def test_a_body_that_changes_is_a_loss(rehearse):
-    rehearsal = rehearse("--pods", "1", "--path", "/spoilt")
+    rehearsal = rehearse("--pods", "2", "--path", "/spoilt")
     assert rehearsal.end() == 1, rehearsal.said
     assert rehearsal.rollout()["endings"]["wrong answer"] > 0
 
@@ -132,6 +146,7 @@ def test_the_end_behind_kube_proxys_rules_leaves_nothing(rehearse):
         (["--html", "/nowhere/x.html"], "/nowhere/x.html cannot be written"),
         (["--requests", "/nowhere/requests"], "No such file"),
         (["--pods", "0"], "0 is not from 1 to 10"),
+        (["-k", "subclasses.Gthread2", "--against", "stock"], "name the class that is beside"),
         (["--path", "/broken"], "GET /broken was answered 500 before the rollout"),
         (
             ["--ready-path", "/broken", "--ready-within", "1"],

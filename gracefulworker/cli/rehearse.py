@@ -12,6 +12,8 @@ import asyncio
 import importlib.util
 import json
 import os
+import re
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -33,6 +35,13 @@ COUNT_PERIOD = 0.2
 
 #: gunicorn's options that the rehearsal sets itself, or that take a pod out of its hands.
 NOT_PASSED_ON = ("-b", "--bind", "-k", "--worker-class", "-D", "--daemon")
+
+#: The stock workers that ours are called after.
+ENGINES = ("sync", "gthread", "gevent")
+
+#: Open files: of pods, pipes and the connections that are used once; and for each that is kept
+#: alive, a client's and the balancer's two ends.
+FILES, FILES_PER_CONNECTION = 1000, 3
 
 LOST, UNUSABLE, INTERRUPTED = 1, 2, 130
 
@@ -89,7 +98,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         1.5,
         0,
         3600,
-        "seconds after which a client closes an idle connection itself: less than the delay, and"
+        "seconds after which a client uses an idle connection no more: less than the delay, and"
         " than gunicorn's --keep-alive",
     )
     _number(load, "--timeout", float, 10.0, 0.1, 300, "seconds that an answer may take")
@@ -108,7 +117,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     load.add_argument(
         "--any-body",
         action="store_true",
-        help="do not compare the bodies of answers with those before the rollout",
+        help="do not compare the bodies of answers with those before the rollout (nor are those"
+        " that differ by themselves, or of a single pod)",
     )
     parser.set_defaults(passed_on=())
 
@@ -139,24 +149,31 @@ async def _main(arguments: argparse.Namespace, plan: Plan) -> int:
 
     from gracefulworker.rehearse import picture, report
     from gracefulworker.rehearse.clients import Unusable
+    from gracefulworker.rehearse.kubeproxy import NoNetwork
     from gracefulworker.rehearse.pods import NotReady
 
     _stop_on_signals()
     console = Console(highlight=False)
     if arguments.html:
         console.print("The picture will be here:", arguments.html.resolve(), soft_wrap=True)
+    results: list[Result] = []
+    failed = False
     try:
-        results = [await _one(arguments, plan, worker, console) for worker in _workers(arguments)]
-    except (NotReady, Unusable) as error:
+        for worker in _workers(arguments):
+            results.append(await _one(arguments, plan, worker, console))
+    except (NotReady, Unusable, NoNetwork) as error:
         console.print(f"Cannot rehearse: {error}", style="bold red", markup=False)
+        failed = True
+    if results:
+        report.show(console, results)
+        data = report.as_json(results)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(data, indent=1), encoding="utf-8")
+        if arguments.html:
+            arguments.html.write_text(picture.draw(data), encoding="utf-8")
+            console.print("The picture:", arguments.html.resolve().as_uri(), soft_wrap=True)
+    if failed:
         return UNUSABLE
-    report.show(console, results)
-    data = report.as_json(results)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    if arguments.html:
-        arguments.html.write_text(picture.draw(data), encoding="utf-8")
-        console.print("The picture:", arguments.html.resolve().as_uri(), soft_wrap=True)
     return 0 if results[0].clean else LOST
 
 
@@ -190,11 +207,30 @@ async def _one(arguments: argparse.Namespace, plan: Plan, worker: str, console: 
 
 
 def _workers(arguments: argparse.Namespace) -> list[str]:
-    """Our side, and what it is held against."""
+    """Our side, and what it is held against.
+
+    :raises ValueError: nobody knows which worker class is stock beside it.
+    """
     ours: str = arguments.worker_class
-    if arguments.against == "stock":
-        return [ours, ours.replace("#", ".").rpartition(".")[2]]
-    return [ours, arguments.against] if arguments.against else [ours]
+    if arguments.against != "stock":
+        return [ours, arguments.against] if arguments.against else [ours]
+    engine = "gthread" if ours == "gracefulworker" else re.split("[.#]", ours)[-1]
+    if engine not in ENGINES:
+        raise ValueError(f"--against stock: name the class that is beside {ours}, such as gthread")
+    return [ours, engine]
+
+
+def _make_room(connections: int) -> None:
+    """Allow as many open files as the clients and the balancer need.
+
+    :raises ValueError: that is more than this user may have.
+    """
+    needed = FILES + FILES_PER_CONNECTION * connections
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < needed:
+        raise ValueError(f"{needed} open files are needed, {most} are allowed: see ulimit -Hn")
+    if now != resource.RLIM_INFINITY and now < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
 
 
 def _service(arguments: argparse.Namespace) -> Service:
@@ -215,6 +251,8 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     """
     from gracefulworker.rehearse.plan import Plan
 
+    _workers(arguments)
+    _make_room(arguments.connections)
     for option in arguments.passed_on:
         if option.split("=")[0] in NOT_PASSED_ON or option[:2] in NOT_PASSED_ON:
             raise ValueError(f"leave {option} to the rehearsal, it cannot be passed on")

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from gracefulworker.rehearse.journal import Close, Ending, Exchange, Journal
 from gracefulworker.rehearse.plan import Plan
-from gracefulworker.rehearse.wire import Answer, Connection, Lost, Request, Service
+from gracefulworker.rehearse.wire import Answer, Connection, Direct, Lost, Request, Service
 
 #: Mean seconds between two requests of a keep-alive client; a client has one of these.
 THINK = (0.2, 0.4, 0.8, 1.6, 3.2)
@@ -86,16 +86,20 @@ class Clients:
     def __init__(self, plan: Plan, service: Service, journal: Journal) -> None:
         self._plan, self._service, self._journal = plan, service, journal
         self._answers: dict[tuple[str, str], list[Answer]] = {}
+        self._compared = plan.same_body
         self._sources: list[asyncio.Task[None]] = []
         self._asking: set[asyncio.Task[None]] = set()
+        self._trouble: BaseException | None = None
         self._pools: list[list[Connection]] = []
 
-    async def learn(self, at_once: int) -> None:
-        """Ask for everything before the rollout; later answers are held against these.
+    async def learn(self, pods: list[tuple[str, int]]) -> list[str]:
+        """Ask each pod for everything before the rollout; later answers are held against these.
 
-        Twice, and so often `at_once` that probably each pod is asked: what differs between two
-        moments or two pods is not compared later.
+        Twice: what differs between two moments or two pods is not compared later. Of a single pod
+        nobody knows what differs.
 
+        :param pods: their addresses.
+        :returns: sentences on what will not be noticed.
         :raises Unusable: a request fails when nothing has happened yet.
         """
         requests = {
@@ -105,13 +109,32 @@ class Clients:
         }
         for pause in (0.0, LESSON_GAP):
             await asyncio.sleep(pause)
-            await asyncio.gather(*(self._learn(r) for r in requests for _ in range(at_once)))
+            await asyncio.gather(*(self._learn(r, pod) for r in requests for pod in pods))
+        if len(pods) == 1:
+            self._compared = False
+        return self._reservations()
 
-    async def _learn(self, request: Request) -> None:
+    def _reservations(self) -> list[str]:
+        missing, differing = [], []
+        for (method, path), answers in sorted(self._answers.items()):
+            if any(answer.status >= 400 for answer in answers):
+                missing.append(f"{method} {path} ({max(answer.status for answer in answers)})")
+            if self._compared and len({answer.body for answer in answers}) > 1:
+                differing.append(f"{method} {path}")
+        found = []
+        if missing:
+            found.append(f"not a success before the rollout: {', '.join(missing)}")
+        if differing:
+            found.append(
+                f"differs from pod to pod or in time, so not compared: {', '.join(differing)}"
+            )
+        return found
+
+    async def _learn(self, request: Request, pod: tuple[str, int]) -> None:
         journal = Journal()  # of its own: this is not part of the rollout
         exchange = Exchange("before", str(request), 0.0, 0.0)
         patience = self._plan.timeout + request.duration
-        connecting = Connection.open(journal, self._service, journal.open("before"))
+        connecting = Connection.open(journal, Direct(pod), journal.open("before"))
         try:
             connection = await asyncio.wait_for(connecting, patience)
             answer = await asyncio.wait_for(connection.ask(request, exchange), patience)
@@ -134,10 +157,15 @@ class Clients:
         self._sources = [asyncio.ensure_future(source) for source in sources]
 
     async def stop(self) -> None:
-        """Ask for nothing new, and finish what was asked; idle connections stay open."""
+        """Ask for nothing new, and finish what was asked; idle connections stay open.
+
+        :raises Unusable: a client could not do its work, so that what it noted says nothing.
+        """
         await _cancel(self._sources)
         if self._asking:
             await asyncio.wait(self._asking)
+        if self._trouble:
+            raise Unusable(f"a client failed: {self._trouble!r}") from self._trouble
 
     async def clean_up(self) -> None:
         await _cancel([*self._sources, *self._asking])
@@ -169,7 +197,12 @@ class Clients:
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
         self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
+        task.add_done_callback(self._asked)
+
+    def _asked(self, task: asyncio.Task[None]) -> None:
+        self._asking.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._trouble = self._trouble or error
 
     async def _exchange_once(self, kind: str, request: Request, due: float) -> None:
         """One request on a connection of its own."""
@@ -236,7 +269,7 @@ class Clients:
         if answer.status not in {a.status for a in before}:
             return Ending.WRONG
         bodies = {a.body for a in before}
-        if self._plan.same_body and len(bodies) == 1 and answer.body not in bodies:
+        if self._compared and len(bodies) == 1 and answer.body not in bodies:
             return Ending.WRONG
         return Ending.OK
 

@@ -79,6 +79,10 @@ def check() -> None:
         raise ValueError(f"--service iptables needs {', '.join(missing)} (iptables, util-linux)")
 
 
+class NoNetwork(Exception):
+    """This machine does not let the Service be made; the argument says what failed."""
+
+
 class Namespace:
     """A network namespace, and the pause process that holds it."""
 
@@ -98,13 +102,14 @@ class Namespace:
 
     async def begin(self) -> None:
         assert self._pause.stdout is not None, "it was asked for"
-        await asyncio.to_thread(self._pause.stdout.readline)
+        if not await asyncio.to_thread(self._pause.stdout.readline):
+            raise NoNetwork("unshare --net is not allowed here: root in a container, perhaps?")
         await self.run("ip", "link", "set", "lo", "up")
 
     async def run(self, *command: str, text: str = "") -> None:
         """Run a command in here, with `text` on its standard input.
 
-        :raises RuntimeError: it failed; the argument says how.
+        :raises NoNetwork: it failed.
         """
         process = await asyncio.create_subprocess_exec(
             *self.enter,
@@ -115,7 +120,7 @@ class Namespace:
         )
         said, _ = await process.communicate(text.encode())
         if process.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {said.decode(errors='replace')}")
+            raise NoNetwork(f"{' '.join(command)}: {said.decode(errors='replace')}")
 
     def end(self) -> None:
         """Let go of it: it is gone with the last process in it."""
@@ -126,7 +131,7 @@ class Namespace:
 
 
 class KubeProxy:
-    """The Service. Making it moves this thread into the namespace of the clients, for good."""
+    """The Service. Entering it moves this thread into the namespace of the clients, for good."""
 
     address = (CLUSTER_IP, PORT)
 
@@ -145,6 +150,8 @@ class KubeProxy:
             await self._sync()
             _unshare_network()
             await self._connect(os.getpid(), "clients", CLIENT_IP, ())
+            if not self._conntrack().exists():
+                raise NoNetwork("this kernel does not show its connections (nf_conntrack)")
             stack.pop_all()
         return self
 
@@ -208,13 +215,16 @@ class KubeProxy:
     def pods_by_port(self) -> dict[int, str]:
         """From the node's conntrack table, where a refused connection leaves no entry."""
         found = {}
-        for line in Path(f"/proc/{self._node.pid}/net/nf_conntrack").read_text().splitlines():
+        for line in self._conntrack().read_text().splitlines():
             words = [word.partition("=") for word in line.split()]
             ports = [value for name, _, value in words if name == "sport"]
             sources = [value for name, _, value in words if name == "src"]
             if len(sources) == 2 and sources[1] in self._names:
                 found[int(ports[0])] = self._names[sources[1]]
         return found
+
+    def _conntrack(self) -> Path:
+        return Path(f"/proc/{self._node.pid}/net/nf_conntrack")
 
     async def _sync(self) -> None:
         """Replace the Service's rules at once, as syncProxyRules does."""
@@ -267,7 +277,7 @@ def _endpoint(pod: Pod) -> str:
 async def _run(*command: str) -> None:
     process = await asyncio.create_subprocess_exec(*command)
     if await process.wait():
-        raise RuntimeError(f"{' '.join(command)} failed")
+        raise NoNetwork(f"{' '.join(command)} failed")
 
 
 def _unshare_network() -> None:

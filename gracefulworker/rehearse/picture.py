@@ -14,7 +14,9 @@ _HOLE = "/* the data of the rehearsal */ null"
 
 
 def draw(data: dict[str, Any]) -> str:
-    """The page for what `report.as_json` gives."""
+    """The page for what `report.as_json` gives, but for the pods' logs, which it does not show."""
+    rollouts = [{**r, "pods": [{**pod, "log": []} for pod in r["pods"]]} for r in data["rollouts"]]
     template = resources.files(__package__).joinpath("picture.html").read_text(encoding="utf-8")
-    # "</script>" in the data must not end the script that it stands in.
-    return template.replace(_HOLE, json.dumps(data).replace("</", "<\\/"))
+    # No "</script>" or "<!--" in the data must mean anything in the script that it stands in.
+    text = json.dumps({**data, "rollouts": rollouts}).replace("<", "\\u003c")
+    return template.replace(_HOLE, text)

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,13 +22,24 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 #: Seconds between two readiness probes, and the time that one may take.
 PROBE_PERIOD = 0.05
 PROBE_TIMEOUT = 5.0
 
-#: Where a pod of ours stands, by the beginning of a log line.
-PHASE_LINES = {"lame duck:": "lame_duck", "draining:": "gate", "stopped:": "stopped"}
+#: Where a pod of ours stands, by what a log line says somewhere (it may be in JSON).
+PHASE_LINES = {
+    "lame_duck": re.compile(r"lame duck: .+ received, serving"),
+    "gate": re.compile(r"draining: .+ newcomers"),
+    "stopped": re.compile(r"stopped: .+ after SIGTERM"),
+}
+
+#: Bytes of a log line that are kept.
+LINE_MOST = 65536
+
+#: Seconds in which a pod's last log lines are read.
+LAST_LINES = 1.0
 
 _LIBC = ctypes.CDLL(None)  # loaded here, not between fork and exec
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -38,8 +50,14 @@ class NotReady(Exception):
 
 
 def gunicorn(worker: str, app: str, options: tuple[str, ...]) -> tuple[str, ...]:
-    """The command of a pod, as `Pod.start` takes it."""
-    return (sys.executable, "-m", "gunicorn", *options, "-k", worker, "-b", "{bind}", app)
+    """The command of a pod, as `Pod.start` takes it; its log is read here."""
+    ours = ("-k", worker, "-b", "{bind}", "--log-level", "info", "--error-logfile", "-")
+    return (sys.executable, "-m", "gunicorn", *options, *without_control_socket(), *ours, app)
+
+
+def without_control_socket() -> tuple[str, ...]:
+    """gunicorn's option, since 25: else each takes the one of the service that the user runs."""
+    return ("--no-control-socket",) if find_spec("gunicorn.ctl") else ()
 
 
 @dataclass
@@ -91,7 +109,7 @@ class Pod:
             stderr=subprocess.STDOUT,
             start_new_session=True,
             pass_fds=() if listener is None else [listener.fileno()],
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=end_with_parent if sys.platform == "linux" else None,
         )
         if listener is not None:
             listener.close()  # else it would go on accepting when the pod has gone
@@ -101,7 +119,7 @@ class Pod:
         self._reader = asyncio.ensure_future(self._read_log())
 
     async def wait_ready(self, path: str, within: float) -> None:
-        """Probe `path` until it is answered with less than 500, as a readiness probe does.
+        """Probe `path` until it is answered with less than 500: who asks for "/" may get a 404.
 
         :raises NotReady: it has exited, or `within` seconds are over.
         """
@@ -114,7 +132,7 @@ class Pod:
                 break
             probe.cancel()
             if self.gone.done():
-                await asyncio.wait([self._reader], timeout=1)
+                await asyncio.wait([self._reader], timeout=LAST_LINES)
                 raise NotReady(f"{self.name} exited with status {self.status} at its start")
             if self.clock() > give_up:
                 raise NotReady(f"{self.name} did not answer GET {path} within {within:g} s")
@@ -169,7 +187,10 @@ class Pod:
         """End whatever is left, and reap it."""
         self.kill()
         await self.gone
-        await self._reader
+        # A process that has left the pod's group may hold the pipe for ever.
+        await asyncio.wait([self._reader], timeout=LAST_LINES)
+        self._reader.cancel()
+        await asyncio.wait([self._reader])
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         """In a thread of its own: wait for the arbiter, end what it left behind, and reap it."""
@@ -197,20 +218,26 @@ class Pod:
         transport, _ = await loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout
         )
+        rest = b""
         try:
-            while line := await reader.readline():
-                self._note(line.decode(errors="replace").rstrip("\n"))
+            while data := await reader.read(LINE_MOST):
+                *lines, rest = (rest + data).split(b"\n")
+                rest = rest[:LINE_MOST]
+                for line in lines:
+                    self._note(line.decode(errors="replace"))
+            self._note(rest.decode(errors="replace"))
         finally:
             transport.close()
 
     def _note(self, line: str) -> None:
+        if not line:
+            return
         self.log.append((self.clock(), line))
-        message = line.rpartition("] ")[2]
-        for beginning, mark in PHASE_LINES.items():
-            if message.startswith(beginning):
+        for mark, form in PHASE_LINES.items():
+            if form.search(line):
                 self.marks.setdefault(mark, self.clock())
 
 
-def _end_with_parent() -> None:
-    """In the child: stop quickly should the rehearsal die (prctl(2)); gunicorn ends its workers."""
+def end_with_parent() -> None:
+    """In the child: stop quickly should its parent die (prctl(2)); gunicorn ends its workers."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)

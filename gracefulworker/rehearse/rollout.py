@@ -130,7 +130,8 @@ class _Rollout:
         pods = [await self._start() for _ in range(plan.pods)]
         for pod in pods:
             await self._ready(pod)
-        await self.clients.learn(at_once=plan.pods)
+        for sentence in await self.clients.learn([pod.place.address for pod in pods]):
+            self.tell(sentence)
         self.clients.start()
         begin = self.journal.now()
         self._tasks.append(asyncio.ensure_future(self._watch()))

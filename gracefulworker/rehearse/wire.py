@@ -8,12 +8,16 @@ from RST.
 from __future__ import annotations
 
 import asyncio
+import errno
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import h11
 
 from gracefulworker.rehearse.journal import Close, Ending, Exchange, Journal, Track
+
+#: A host refuses, or the network says that there is none.
+NOBODY_THERE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
 class Service(Protocol):
@@ -23,6 +27,16 @@ class Service(Protocol):
 
     def refused(self, port: int) -> bool:
         """Whether the pod that was chosen for the client on `port` refused the connection."""
+
+
+@dataclass
+class Direct:
+    """A server without a Service in front of it."""
+
+    address: tuple[str, int]
+
+    def refused(self, port: int) -> bool:
+        return False  # the kernel refuses what is refused
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,7 @@ class Connection(asyncio.Protocol):
         """Connect to the Service.
 
         :raises Lost: refused, or reset while connecting.
+        :raises OSError: this machine has no room for it, which is nobody's loss.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -90,7 +105,9 @@ class Connection(asyncio.Protocol):
             raise Lost(Ending.RESET_FRESH) from None
         except TimeoutError:
             raise Lost(Ending.TIMEOUT) from None
-        except OSError:  # ECONNREFUSED, or the network says that nobody is there
+        except OSError as error:
+            if error.errno not in NOBODY_THERE:
+                raise
             raise Lost(Ending.REFUSED) from None
         return connection
 
