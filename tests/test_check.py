@@ -216,6 +216,17 @@ def test_image_with_the_containers_name_among_several(check, write, tmp_path):
     assert [one["server"] for one in report["findings"]] == ["Deployment web, container app"]
 
 
+def test_a_dockerfile_that_no_container_is_matched_to_is_named(check, write, tmp_path):
+    """Else nobody would know that the Deployment was not judged."""
+    image = write("shop/Dockerfile", DOCKERFILE)
+    write("worker/Dockerfile", 'FROM python\nCMD ["celery"]\n')
+    write("more/Dockerfile", DOCKERFILE)
+    write("web.yaml", DEPLOYMENT.replace("/web:1", "/other:1"))
+    _, report = check(tmp_path)
+    assert f"{image}: no container in the files is known to be of this image" in report["notes"]
+    assert len(report["notes"]) == 2
+
+
 def test_script_of_the_image(check, write):
     """ENTRYPOINT a script that was given, CMD what it runs."""
     image = write(
@@ -322,7 +333,7 @@ def test_kustomization_lists_what_is_there():
 
 def test_nothing_is_found_in_the_examples(check):
     config = EXAMPLES / "flask_app" / "gunicorn.conf.py"
-    status, report = check(EXAMPLES, "-c", config)
+    status, report = check(EXAMPLES / "kubernetes", EXAMPLES / "flask_app", "-c", config)
     assert (status, report["findings"], report["notes"]) == (0, [], [])
     assert report["servers"] == 2  # the image, and the container that runs it
 

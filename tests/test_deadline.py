@@ -114,7 +114,7 @@ def test_code_that_runs_on_after_its_response_is_named(serve, worker):
 
 
 @pytest.mark.tracker(3385, 3388)
-def test_stock_says_nothing_and_exits_with_0(serve):
+def test_a_request_is_cut_without_a_word_on_stock(serve):
     server = serve("sync", delay=0.2, options=("--graceful-timeout", "1"))
     client, _ = server.hold("stuck")
     server.signal(15)

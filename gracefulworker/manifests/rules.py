@@ -40,6 +40,10 @@ PROXIES = frozenset(
     {"nginx", "nginx-unprivileged", "openresty", "envoy", "haproxy", "caddy", "httpd", "traefik"}
 )
 
+#: Seconds that gunicorn may go on after a proxy in its pod has closed its door, for what that has
+#: let in.
+HANDOVER = 2.0
+
 #: Less than this from the start of the container to its end by the liveness probe is no boot time
 #: for a Python service, which takes 1 to 10 s on an idle machine.
 SHORTEST_BOOT = 10.0
@@ -560,14 +564,15 @@ def sidecar(server: Server) -> Iterator[Mistake]:
         if node["name"].text == server.container.name or image not in PROXIES:
             continue
         sleep = prestop_sleep(node)
-        if sleep is not None and sleep < kept:
+        if sleep is not None and (not sleep or sleep + HANDOVER < kept):
             yield Mistake(
                 ERROR,
                 node["lifecycle"]["preStop"].place if sleep else node.place,
                 f"the container {node['name'].text} ({image}) in front of gunicorn stops "
                 f"{kept - sleep:g} s before it",
                 effect,
-                f"a preStop sleep of {kept:g} s for that container, or make it a native sidecar "
+                f"a preStop sleep of {kept:g} s for that container, and graceful_delay = "
+                f"{delay + HANDOVER:g} for what it then hands over; or make it a native sidecar "
                 "(initContainers with restartPolicy: Always), which ends after gunicorn",
             )
     yield from _istio(server, server.pod, kept + (finish or 0.0))

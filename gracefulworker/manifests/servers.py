@@ -340,8 +340,12 @@ class Reader:
         for pod in self.pods:
             for node in pod.containers:
                 found += self._of_container(pod, node)
+        used = [server.image for server in found]
         for image in self.images:
-            found += self._of_image(image)
+            own = self._of_image(image)
+            if own and self.pods and image not in used:
+                self._note(f"{image.file}: no container in the files is known to be of this image")
+            found += own
         for procfile in self.procfiles:
             found += self._of_procfile(procfile)
         for source in self.scripts.values():

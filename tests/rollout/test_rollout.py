@@ -24,6 +24,9 @@ CAPACITY = {
     "gevent": ["--workers", "2"],
 }
 
+#: Seconds by which an end of file may be noted before the log line of the gate is.
+SLACK = 0.1
+
 PATHS = ["--slow", "/slow", "--stream", "/stream", "--upload", "/upload"]
 
 
@@ -50,7 +53,21 @@ def test_nothing_is_lost(tmp_path, engine, seed):
         assert "sigkill" not in pod["marks"]
         assert pod["idle_closed"] == 0
         assert pod["overtime"] < 0.3
+        for connection in closed_idle(ours, pod):
+            assert connection["close"] == "by the server, unannounced", "and not by a reset"
+            assert connection["closed"] > pod["marks"]["gate"] - SLACK, "in the delay"
     assert stock["lost"] >= 24
+
+
+def closed_idle(rollout, pod) -> list[dict]:
+    """Connections that a pod closed from its SIGTERM on, without a word on a response."""
+    return [
+        connection
+        for connection in rollout["connections"]
+        if connection["pod"] == pod["name"]
+        and connection["close"] in ("by the server, unannounced", "reset while idle")
+        and connection["closed"] >= pod["marks"]["sigterm"]
+    ]
 
 
 @pytest.mark.parametrize("service", ["balancer", pytest.param("iptables", marks=needs_kube_proxy)])
