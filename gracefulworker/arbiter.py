@@ -25,6 +25,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import fields
 from types import FrameType, SimpleNamespace
 from typing import Any
 
@@ -134,6 +135,7 @@ class Supervisor:
         self.quiet: Quiet | None = None
         self.quick: str | None = None  # SIGINT or SIGQUIT: stop at once
         self.quick_at = 0
+        self.exit_by = 0  # ns, once no worker is left
         self.hurry = False  # a later SIGTERM: end the delay
         self.reloading = False
         self.probes_wait = False  # after USR2: the former arbiter has graceful_probe_bind
@@ -199,13 +201,17 @@ class Supervisor:
     def reread_settings(self) -> None:
         if self.arbiter.cfg is self.cfg:
             return
+        # The service runs: a slip in a reloaded file must not end it.
         try:
             self.read_settings()
-            self.open_probes()
         except settings.SettingsError as error:
-            # The service runs: a slip in a reloaded file must not end it.
             self.cfg = self.arbiter.cfg
             self.log.error("%s; keeping the former settings", error)
+            return
+        try:
+            self.open_probes()
+        except settings.SettingsError as error:
+            self.log.error("%s; probes are answered where they were", error)
 
     def open_probes(self) -> None:
         """Answer probes at `graceful_probe_bind`.
@@ -226,15 +232,16 @@ class Supervisor:
 
     def warn_of_idle_settings(self) -> None:
         """Say which settings only our own worker classes can follow."""
-        names = ("readiness_path", "liveness_path", "warmup")
-        unheard = [settings.PREFIX + name for name in names if getattr(self.settings, name)]
-        if self.settings.probe_bind is not None:
-            unheard = [name for name in unheard if not name.endswith("_path")]
+        names = ["warmup", "quiet", "first_byte", "idle", "overlap"]
+        if self.settings.probe_bind is None:
+            names += ["readiness_path", "liveness_path"]
+        plain = {field.name: field.default for field in fields(self.settings)}
+        unheard = [name for name in names if getattr(self.settings, name) != plain[name]]
         if unheard:
             self.log.warning(
                 "%s: needs a worker class of gracefulworker; probes of this one are answered at"
                 " graceful_probe_bind",
-                ", ".join(unheard),
+                ", ".join(settings.PREFIX + name for name in unheard),
             )
 
     # Signal handlers: note, flip, hand on.
@@ -268,6 +275,8 @@ class Supervisor:
             self.signals_before_fork = signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
 
     def release_signals(self) -> None:
+        if os.getpid() == self.pid and threading.current_thread() is not threading.main_thread():
+            return  # another thread's fork; what is held may be the main thread's
         held, self.signals_before_fork = self.signals_before_fork, None
         if held is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
@@ -313,8 +322,13 @@ class Supervisor:
             if left > 0:
                 alarm_in(left)  # one for the user's code has taken the place of this one
                 return
-            os.write(2, b"gracefulworker: exit code is still running at the deadline: exiting\n")
-            os._exit(EXIT_CUT)
+            try:
+                if select.select([], [2], [], 0)[1]:
+                    os.write(
+                        2, b"gracefulworker: exit code still running at the deadline: exiting\n"
+                    )
+            finally:
+                os._exit(EXIT_CUT)  # also when stderr is closed
         self.arbiter.wakeup()
 
     def stand_in(self) -> None:
@@ -338,9 +352,9 @@ class Supervisor:
         return self.left_before_kill() - KILL_MARGIN
 
     def left_before_kill(self) -> float:
-        """Seconds until the arbiter's own deadline."""
-        left: float = (self.page.deadline - time.monotonic_ns()) / SECOND
-        return left + KILL_MARGIN
+        """Seconds until the arbiter's own deadline, which user code at the end may yet exceed."""
+        until: int = self.exit_by or self.page.deadline + round(KILL_MARGIN * SECOND)
+        return (until - time.monotonic_ns()) / SECOND
 
     # The main loop's wait
 
@@ -601,7 +615,10 @@ class Supervisor:
         if self.page.listeners == Listeners.GATED:
             return
         if not self.crew.are_ours():
-            raise StopIteration  # Arbiter.stop does the rest, in the way that these workers know
+            # Arbiter.stop does the rest, in the way that these workers know. It would also unlink
+            # paths, which is done.
+            self.gatekeeper.close_all()
+            raise StopIteration
         left = self.left_before_kill()
         if left <= 0:
             if not self.arbiter.WORKERS:
@@ -631,8 +648,10 @@ class Supervisor:
         """Arbiter.halt, which ends in SystemExit; the last line in the log is ours."""
         if self.page.phase == Phase.DRAINING and self.crew.are_ours() and not self.quick:
             self.gatekeeper.close_all()
+            left = max(self.left_before_kill(), KILL_MARGIN)
+            self.exit_by = time.monotonic_ns() + round(left * SECOND)
             self.page.phase = Phase.STOPPED
-            alarm_in(max(self.left_before_kill(), KILL_MARGIN))
+            alarm_in(left)
         try:
             self.stock.halt(reason=reason, exit_status=exit_status)
         except SystemExit as stop:
@@ -658,7 +677,7 @@ class Supervisor:
 
     def report(self) -> None:
         """The last words, to whomever wants them."""
-        self.crew.fold_gone()
+        self.crew.fold_all()
         signal_name = self.quick or self.began or DRAIN
         began = self.page.term_at or self.quick_at
         words = report.compose(self.crew.totals, signal_name, began, self.quick is not None)

@@ -145,7 +145,13 @@ class Crew:
 
     def fold_gone(self) -> None:
         """Add up and free the slots of workers that have been reaped."""
-        alive = {id(worker) for worker in self.arbiter.WORKERS.values()}
+        self._fold({id(worker) for worker in self.arbiter.WORKERS.values()})
+
+    def fold_all(self) -> None:
+        """The same at the end: a quick stop does not wait for those that it has killed."""
+        self._fold(set())
+
+    def _fold(self, alive: set[int]) -> None:
         staying = []
         for worker in self._seats:
             slot = worker.slot
@@ -198,21 +204,32 @@ class Crew:
         :param overlap: seconds that a relief may take to boot.
         """
         booting = bool(self._booting())
-        if time.monotonic() < self._overlap_until and booting:
+        if time.monotonic() < self._overlap_until and (booting or self._missing() > 0):
+            self._spawn_heirs()  # should one have died
             return  # HUP: the old ones serve until all the new ones do
         self._overlap_until = 0.0
-        self._relieve(booting, overlap)
-        staying = self._staying()
-        missing = self.arbiter.num_workers - len(staying)
-        if missing >= 0 and len(staying) == len(self.arbiter.WORKERS):
+        self._relieve(overlap)
+        heirs = self.heirs()
+        if self._missing() >= 0 and len(heirs) == len(self.arbiter.WORKERS):
             self.stock.manage_workers()
             return
         # Those that leave are replaced now, not when they have gone, and do not count as too many.
-        if missing > 0 and self.back_off.over():
-            for _ in range(missing):
-                self.arbiter.spawn_worker()
-        for worker in self._dispensable(staying):
+        self._spawn_heirs()
+        former = [worker for worker in self._staying() if worker.age <= self._leaving_age]
+        if not (self.page.serving() or self._heirs_are_up()):
+            former = []
+        for worker in [*former, *self._dispensable(heirs)]:
             self.arbiter.kill_worker(worker.pid, signal.SIGTERM)
+
+    def _missing(self) -> int:
+        """How many heirs there are too few, or, below 0, too many."""
+        missing: int = self.arbiter.num_workers - len(self.heirs())
+        return missing
+
+    def _spawn_heirs(self) -> None:
+        if self.back_off.over():
+            for _ in range(self._missing()):
+                self.arbiter.spawn_worker()
 
     def _dispensable(self, staying: list[Any]) -> list[Any]:
         """Those of `staying` that are too many, if the others accept from all their listeners."""
@@ -220,21 +237,26 @@ class Crew:
         theirs = {listener for worker in staying[surplus:] for listener in worker.sockets}
         return [worker for worker in staying[:surplus] if theirs.issuperset(worker.sockets)]
 
-    def _relieve(self, booting: bool, overlap: float) -> None:
+    def _relieve(self, overlap: float) -> None:
         """Let workers go whose listeners need a successor, when that serves."""
         now = time.monotonic()
         alive = self.arbiter.WORKERS.values()
         self._relieved = [worker for worker in self._relieved if worker in alive]
-        if not self._relieved and not booting:
-            self._relieved = self._choose_to_relieve()
+        if not self._relieved and not self._booting():
+            self._relieved = self._choose_to_relieve()  # their relief is spawned in this pass
             self._relief_until = now + overlap
-            booting = not self.arbiter.cfg.reload  # its relief is spawned in this pass
-        if not booting or now >= self._relief_until:
+        # From SIGTERM on a relief that fails to boot is tried again and again.
+        is_late = now >= self._relief_until and self.page.serving()
+        if is_late or self.arbiter.cfg.reload or self._heirs_are_up():
             for worker in self._relieved:
                 # No signal, as in gunicorn's max_requests: the application may take SIGTERM for
                 # itself.
                 self.order_to_retire(worker)
             self._relieved = []
+
+    def _heirs_are_up(self) -> bool:
+        up = [w for w in self.heirs() if not hasattr(w, "slot") or w.slot.booted]
+        return bool(len(up) >= self.arbiter.num_workers)
 
     def _choose_to_relieve(self) -> list[Any]:
         """Those that one more worker shall follow."""

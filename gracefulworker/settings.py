@@ -220,7 +220,7 @@ class Settings:
     finish: float
     kill_after: float | None = field(
         default=None,
-        metadata={"kind": Seconds("what the platform gives from SIGTERM to SIGKILL")},
+        metadata={"kind": Seconds("what the platform gives from SIGTERM to SIGKILL", high=86400.0)},
     )
     #: What `delay` and `finish` were fitted into: `kill_after`, or `ASSUMED_PERIOD`, or None when
     #: nothing was assumed.
@@ -375,6 +375,13 @@ def read(
             raise SettingsError(f"{given[name]} {error}") from None
 
     _judge_paths(values, given)
+    if values["readiness_path"] is None and values["probe_bind"] is None:
+        for name in ("readiness_check", "unready"):
+            if values[name]:
+                warnings.append(
+                    f"{PREFIX}{name} has no effect: nobody answers a readiness probe without"
+                    " graceful_probe_bind or graceful_readiness_path"
+                )
     reload = bool(cfg.reload)
     if reload:
         values["delay"] = 0.0

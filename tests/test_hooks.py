@@ -35,6 +35,19 @@ def test_any_worker_class_gets_the_delay(serve, stock, config):
     assert server.status == 0
 
 
+@pytest.mark.contract(13)
+@pytest.mark.parametrize("stock", ("gthread", "sync"))
+def test_a_unix_path_of_another_worker_class(serve, stock):
+    server = serve(stock, listen=("path",), delay=0.3, config=PLAIN)
+    path = server.addresses[0].path
+    server.terminate()
+    assert server.fetch().kind == "response" and path.exists()
+    server.wait_gone()
+    assert not path.exists()
+    assert server.status == 0
+    assert server.grep("^stopped: ") and not server.grep("Traceback")
+
+
 @pytest.mark.contract(1)
 def test_a_killed_worker_is_replaced_in_the_delay(serve):
     server = serve("gthread", delay=60, config=PLAIN)

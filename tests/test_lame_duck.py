@@ -114,6 +114,23 @@ def test_a_replacement_that_cannot_boot_does_not_end_the_service_on_stock(serve,
     assert server.fetch().kind == "refused"
 
 
+def test_who_is_to_be_recycled_serves_until_a_relief_has_booted(serve, worker, tmp_path):
+    """However often that fails, and however late it is: here graceful_overlap is over at once."""
+    broken = tmp_path / "broken"
+    env = {"APP_BROKEN": str(broken), "GRACEFUL_OVERLAP": "0"}
+    server = serve(worker, delay=8.0, env=env, options=("--max-requests", "3"))
+    server.terminate()
+    broken.touch()
+    (old,) = server.worker_pids
+    for _ in range(4):
+        assert server.fetch().kind == "response"
+    server.wait_log("exited with code 3", count=2)
+    assert int(server.fetch("/pid").body) == old
+    broken.unlink()
+    server.wait_log(rf"^Worker exiting \(pid: {old}\)")
+    assert int(server.fetch("/pid").body) != old
+
+
 NO_FORK = """
 import os
 real_fork, forks = os.fork, []

@@ -53,6 +53,13 @@ def test_chosen_graceful_timeout_needs_a_period(plan):
     assert out.endswith("\nterminationGracePeriodSeconds: 106\n")
 
 
+def test_sources_that_name_each_other(plan, tmp_path, monkeypatch):
+    (tmp_path / "prod.py").write_text("raw_env = ['GRACEFUL_DELAY=15']\ngraceful_timeout = 40\n")
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "-c prod.py")
+    assert "accept 15.0 s, finish within 40.0 s" in plan()[1]
+    assert "accept 2.0 s, finish within 40.0 s" in plan("--graceful-delay", "2")[1]
+
+
 def test_sources(plan, tmp_path, monkeypatch):
     """The config file, over it the environment, over that the options."""
     (tmp_path / "gunicorn.conf.py").write_text("graceful_delay = 3\ngraceful_timeout = 40\n")

@@ -70,6 +70,19 @@ def test_hup_leaves_the_old_ones_at_work_until_the_new_ones_have_booted(serve, w
     stop(server)
 
 
+def test_a_new_one_that_dies_as_it_boots_keeps_no_old_one(serve, worker):
+    """It is replaced, and the old ones leave as soon as all the new ones are there."""
+    server = serve(worker, workers=2, delay=0, env={"APP_IMPORT": "0.6"})
+    old = set(server.worker_pids)
+    server.signal(signal.SIGHUP)
+    server.wait_log("^Booting worker", count=4)
+    server.signal(signal.SIGKILL, server.worker_pids[2])
+    for pid in old:
+        server.wait_log(rf"^Worker exiting \(pid: {pid}\)")
+    assert len(server.worker_pids) == 5
+    stop(server)
+
+
 def test_hup_does_not_hold_up_the_shutdown(serve, worker):
     """reload() waits for old workers for as long as graceful_timeout."""
     server = serve(worker, delay=0)

@@ -67,17 +67,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read(arguments: argparse.Namespace) -> settings.Settings:
-    environ = dict(os.environ)
+    options: dict[str, str] = {}
     for name in settings.TABLE:
         value = getattr(arguments, name, None)
         if value is not None:
-            environ[name.upper()] = value
+            options[name.upper()] = value
+    environ = {**os.environ, **options}
     given = []
+    if arguments.config is not None:
+        given.append(f"--config={arguments.config}")
     if arguments.graceful_timeout is not None:
-        given = [f"--graceful-timeout={arguments.graceful_timeout}"]
-    location = arguments.config or configuration.default_config_file()
+        given.append(f"--graceful-timeout={arguments.graceful_timeout}")
+    # GUNICORN_CMD_ARGS may name the config file, and the config file a variable.
+    first = configuration.load(given, environ, {})
+    named = "config" in first.given
+    location = first.cfg.config if named else configuration.default_config_file()
     names = configuration.load_names(location, environ) if location else {}
     loaded = configuration.load(given, environ, names)
+    environ.update(loaded.cfg.env)
+    environ.update(options)
     for _, is_fatal, sentence in loaded.mistakes:
         if is_fatal:
             raise configuration.ConfigFileError(sentence)
