@@ -234,7 +234,7 @@ class Supervisor:
         """Say which settings only our own worker classes can follow."""
         names = ["warmup", "quiet", "first_byte", "idle", "overlap"]
         if self.settings.probe_bind is None:
-            names += ["readiness_path", "liveness_path"]
+            names[:0] = ["readiness_path", "liveness_path"]
         plain = {field.name: field.default for field in fields(self.settings)}
         unheard = [name for name in names if getattr(self.settings, name) != plain[name]]
         if unheard:

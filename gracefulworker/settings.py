@@ -220,7 +220,7 @@ class Settings:
     finish: float
     kill_after: float | None = field(
         default=None,
-        metadata={"kind": Seconds("what the platform gives from SIGTERM to SIGKILL", high=86400.0)},
+        metadata={"kind": Seconds("what the platform gives from SIGTERM to SIGKILL")},
     )
     #: What `delay` and `finish` were fitted into: `kill_after`, or `ASSUMED_PERIOD`, or None when
     #: nothing was assumed.

@@ -760,3 +760,12 @@ def test_bad_settings_stop_a_running_gunicorn(tmp_path, line, environ, sentence)
     assert [text.startswith(f"Error: {sentence}") for text in errors] == [True], done.stderr
     assert "Traceback" not in done.stderr
     assert "Listening at" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ("graceful_unready", "graceful_readiness_check"))
+def test_what_no_probe_asks_for_is_named(name):
+    value = True if name == "graceful_unready" else bool
+    (warning,) = read({name: value}).warnings
+    assert warning.startswith(f"{name} has no effect: ")
+    assert not read({name: value, "graceful_readiness_path": "/ready"}).warnings
+    assert not read({name: value, "graceful_probe_bind": "127.0.0.1:8081"}).warnings
