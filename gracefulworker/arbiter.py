@@ -55,6 +55,9 @@ QUICK_LIMIT = 2
 #: What ended SERVING at `lifecycle.ASK`, where else a signal's name stands.
 DRAIN = "drain request"
 
+#: What is said when the arbiter's exit code has not ended by the deadline.
+LAST_LINE = b"gracefulworker: exit code is still running at the deadline: exiting\n"
+
 #: Seconds until a function of the user's that has swallowed its end is ended again.
 END_AGAIN = 0.1
 
@@ -324,9 +327,7 @@ class Supervisor:
                 return
             try:
                 if select.select([], [2], [], 0)[1]:
-                    os.write(
-                        2, b"gracefulworker: exit code still running at the deadline: exiting\n"
-                    )
+                    os.write(2, LAST_LINE)
             finally:
                 os._exit(EXIT_CUT)  # also when stderr is closed
         self.arbiter.wakeup()
