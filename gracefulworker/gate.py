@@ -24,6 +24,7 @@ What may be changed here: how the kernel is asked. Who is closed when, the worke
 from __future__ import annotations
 
 import _socket
+import contextlib
 import errno
 import mmap
 import os
@@ -268,6 +269,12 @@ class Lingerer:
         self._poll.register(fd, select.POLLIN)
         now = time.monotonic()
         self._ends[fd] = now + LINGER, now + LINGER_MAX
+
+    def discard(self, fds: list[int]) -> None:
+        """Read once what has come at descriptors of others, which are about to be closed."""
+        for fd in readable(fds):
+            with contextlib.suppress(OSError):  # reset by the client
+                os.readv(fd, self._waste)
 
     def sweep(self) -> None:
         """Read what has come, close what has ended or had its time."""

@@ -367,11 +367,15 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     def finish_when_lingered(self) -> bool:
         """Nothing is left to serve: end, as soon as closed connections have had their moment."""
-        if self.lingerer and monotonic() - self.lingerer.last_fin < EXIT_LINGER:
+        if self.lingers() and monotonic() - self.lingerer.last_fin < EXIT_LINGER:
             return False
         self.lingerer.close()
         self.finished()
         return True
+
+    def lingers(self) -> bool:
+        """Whether there are connections that have been closed, and whose clients have not yet."""
+        return bool(self.lingerer)
 
     def finished(self) -> None:
         """The loop may end."""

@@ -286,10 +286,13 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
                 self.sweep_when_due()
                 if self.phase >= Phase.DRAINING and self.slot.booted:
                     self.drain()
-        finally:
-            # It sleeps in GeventWorker.run; sys.exit is how GeventWorker.notify leaves it, too.
-            # After an exception, which gevent reports, a new worker is better than a deaf one.
+        except BaseException:
+            # gevent reports it; a new worker is better than a deaf one.
             gevent.kill(main, SystemExit(0))
+            raise
+        # It sleeps in GeventWorker.run; sys.exit is how GeventWorker.notify leaves it, too. Not by
+        # gevent.kill, which would wait for the turn of each greenlet that is hung up.
+        main.throw(SystemExit(0))
 
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
         """Those that wait while something blocks the hub: in the queue, and accepted but unread."""
@@ -302,7 +305,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
             return gate.LINGER_PASS
         if self.phase < Phase.DRAINING:
             return SWEEP_PASS if self.lingerer else PASS
-        if self.servers or not self.connections:
+        if self.servers or not self.is_serving():
             return SETTLE_PASS  # waiting for the seal, or for closed connections to linger
         dues = [self.first_byte_expiry(conn.accepted_at) for conn in self.waiting(used=False)]
         dues += [self.idle_expiry() for _ in self.waiting(used=True)]
@@ -329,10 +332,27 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         for client in gate.still_idle(idle):
             client.hang_up()
             self.count_idle()
-        if self.servers or self.connections:
+        if self.servers or self.is_serving():
             return
         self.lingerer.sweep()
         self.finish_when_lingered()
+
+    def is_serving(self) -> bool:
+        """Whether any connection has, or may still have, something to be done for it.
+
+        What is wrapped in a TLSConnection has no descriptor of its own.
+        """
+        open_ones = (client for client in self.connections if client.fileno() >= 0)
+        return bool(self.held) or any(not client.hung_up for client in open_ones)
+
+    def lingers(self) -> bool:
+        """Those that are hung up, too: their greenlets need not have had their turn by the end."""
+        return bool(self.lingerer or self.connections)
+
+    def finished(self) -> None:
+        left = [client.fileno() for client in self.connections]
+        self.lingerer.discard([fd for fd in left if fd >= 0])
+        super().finished()
 
     def close_servers(self) -> None:
         state = self.listeners_state
