@@ -46,12 +46,14 @@ def write(part: str, section: str, quick: bool) -> None:
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty"]
+    git = ["git", "-C", str(RESULTS.parent)]
     try:
-        said = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        said = subprocess.run([*git, "describe", "--always"], capture_output=True, text=True)
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", ":/", f":!{RESULTS.name}"])
     except FileNotFoundError:
-        said = ""
-    return said or "an unknown commit"
+        return "an unknown commit"
+    commit = said.stdout.strip() or "an unknown commit"
+    return f"{commit}, changed" if changed.returncode else commit
 
 
 def machine() -> str:
