@@ -213,13 +213,17 @@ class KubeProxy:
         return False  # the kernel refuses what is refused
 
     def pods_by_port(self) -> dict[int, str]:
-        """From the node's conntrack table, where a refused connection leaves no entry."""
+        """From the node's conntrack table, where a refused connection leaves no entry.
+
+        Probes go to a pod itself, from ports that may be those of the Service's clients later.
+        """
         found = {}
         for line in self._conntrack().read_text().splitlines():
             words = [word.partition("=") for word in line.split()]
             ports = [value for name, _, value in words if name == "sport"]
             sources = [value for name, _, value in words if name == "src"]
-            if len(sources) == 2 and sources[1] in self._names:
+            to = [value for name, _, value in words if name == "dst"]
+            if len(sources) == 2 and to[0] == CLUSTER_IP and sources[1] in self._names:
                 found[int(ports[0])] = self._names[sources[1]]
         return found
 
