@@ -32,9 +32,13 @@ def descriptors(pid: int) -> int:
 
 
 def memory(pid: int) -> int:
-    """Private memory in kB: what the process itself has allocated or changed."""
+    """Anonymous memory in kB: what the process has allocated or changed.
+
+    Shared or not: which pages an arbiter shares with its workers changes with each of them.
+    """
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_"))
+    (line,) = (line for line in rollup.splitlines() if line.startswith("Anonymous:"))
+    return int(line.split()[1])
 
 
 def wait_until_flat(pid: int, expected: int) -> None:
