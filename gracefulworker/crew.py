@@ -203,8 +203,7 @@ class Crew:
 
         :param overlap: seconds that a relief may take to boot.
         """
-        booting = bool(self._booting())
-        if time.monotonic() < self._overlap_until and (booting or self._missing() > 0):
+        if time.monotonic() < self._overlap_until and (self._booting() or self._missing() > 0):
             self._spawn_heirs()  # should one have died
             return  # HUP: the old ones serve until all the new ones do
         self._overlap_until = 0.0
@@ -215,10 +214,10 @@ class Crew:
             return
         # Those that leave are replaced now, not when they have gone, and do not count as too many.
         self._spawn_heirs()
-        former = [worker for worker in self._staying() if worker.age <= self._leaving_age]
-        if not (self.page.serving() or self._heirs_are_up()):
-            former = []
-        for worker in [*former, *self._dispensable(heirs)]:
+        leaving = self._dispensable(heirs)
+        if self.page.serving() or self._heirs_are_up():
+            leaving += [w for w in self._staying() if w.age <= self._leaving_age]
+        for worker in leaving:
             self.arbiter.kill_worker(worker.pid, signal.SIGTERM)
 
     def _missing(self) -> int:

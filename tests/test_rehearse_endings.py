@@ -15,7 +15,7 @@ from gracefulworker.rehearse.balancer import Balancer
 from gracefulworker.rehearse.journal import Close, Ending, Exchange, Journal, slept_through
 from gracefulworker.rehearse.kubeproxy import _rules
 from gracefulworker.rehearse.pods import Place, Pod
-from gracefulworker.rehearse.wire import Connection, Lost, Request
+from gracefulworker.rehearse.wire import Connection, Direct, Lost, Request
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CLOSING = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
@@ -62,20 +62,10 @@ class Server:
         self.ended.set()
 
 
-class Straight:
-    """The Service that is no Service: the server itself."""
-
-    def __init__(self, address):
-        self.address = address
-
-    def refused(self, port):
-        return False
-
-
 @contextlib.asynccontextmanager
 async def service_for(address, through: str):
     if through == "straight":
-        yield Straight(address)
+        yield Direct(address)
         return
     async with Balancer(seed=1) as balancer:
         await balancer.add(Pod("pod 1", Place(address, ""), lambda: 0.0))

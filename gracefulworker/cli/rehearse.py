@@ -133,18 +133,19 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return UNUSABLE
     try:
-        plan = _plan(arguments)
+        plan, workers = _plan(arguments), _workers(arguments)
+        _make_room(arguments.connections)
     except (OSError, ValueError) as error:
         print(f"gracefulworker rehearse: {error}", file=sys.stderr)
         return UNUSABLE
     try:
-        return asyncio.run(_main(arguments, plan))
+        return asyncio.run(_main(arguments, plan, workers))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("\nInterrupted; all pods are stopped.", file=sys.stderr)
         return INTERRUPTED
 
 
-async def _main(arguments: argparse.Namespace, plan: Plan) -> int:
+async def _main(arguments: argparse.Namespace, plan: Plan, workers: list[str]) -> int:
     from rich.console import Console
 
     from gracefulworker.rehearse import picture, report
@@ -159,7 +160,7 @@ async def _main(arguments: argparse.Namespace, plan: Plan) -> int:
     results: list[Result] = []
     failed = False
     try:
-        for worker in _workers(arguments):
+        for worker in workers:
             results.append(await _one(arguments, plan, worker, console))
     except (NotReady, Unusable, NoNetwork) as error:
         console.print(f"Cannot rehearse: {error}", style="bold red", markup=False)
@@ -251,8 +252,6 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     """
     from gracefulworker.rehearse.plan import Plan
 
-    _workers(arguments)
-    _make_room(arguments.connections)
     for option in arguments.passed_on:
         if option.split("=")[0] in NOT_PASSED_ON or option[:2] in NOT_PASSED_ON:
             raise ValueError(f"leave {option} to the rehearsal, it cannot be passed on")
