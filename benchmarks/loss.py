@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from benchmarks import report
 from benchmarks.figures import spread
 from benchmarks.servers import Running, Server, field
-from gracefulworker.rehearse import kubeproxy
-from gracefulworker.rehearse.balancer import Balancer
-from gracefulworker.rehearse.journal import Ending, Exchange, Journal
-from gracefulworker.rehearse.plan import Plan
-from gracefulworker.rehearse.rollout import Result, Service, rehearse
-from gracefulworker.rehearse.wire import Connection, Direct, Lost, Request
+from gracefulworker.tools.rehearse import kubeproxy
+from gracefulworker.tools.rehearse.balancer import Balancer
+from gracefulworker.tools.rehearse.journal import Ending, Exchange, Journal
+from gracefulworker.tools.rehearse.plan import Plan
+from gracefulworker.tools.rehearse.rollout import Result, Service, rehearse
+from gracefulworker.tools.rehearse.wire import Connection, Direct, Lost, Request
 
 CLIENTS = 12  #: of a storm
 BEFORE, DELAY = 0.5, 0.5  #: seconds of a storm before SIGTERM, and ours after it

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import psutil
 
-from gracefulworker.rehearse.pods import Place, end_with_parent, without_control_socket
+from gracefulworker.tools.rehearse.pods import Place, end_with_parent, without_control_socket
 
 ENGINES = ("sync", "gthread", "gevent")
 APP = "benchmarks.app:app"

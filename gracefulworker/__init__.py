@@ -18,8 +18,8 @@ from typing import Any
 from gunicorn.workers import SUPPORTED_WORKERS
 
 from gracefulworker.phases import Phase
-from gracefulworker.presence import draining, phase
-from gracefulworker.support import check_gunicorn
+from gracefulworker.seam import check_gunicorn
+from gracefulworker.shared.current import draining, phase
 
 __all__ = ["Phase", "draining", "phase"]
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from gracefulworker.cli import main
+from gracefulworker.tools.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gracefulworker.arbiter import Supervisor
-from gracefulworker.support import check_gunicorn
+from gracefulworker.arbiter.takeover import Supervisor
+from gracefulworker.seam import check_gunicorn
 
 
 def when_ready(server: Any) -> None:

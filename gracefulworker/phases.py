@@ -17,7 +17,7 @@ A single worker that stops while the service goes on (max_requests, HUP, TTOU) s
 its own phase is the larger of the shared one and its own.
 
 This module is pure: elapsed time goes in, a phase comes out; no clock, no I/O. Only the arbiter
-moves the shared phase (`gracefulworker.arbiter`). What may be changed here: the schedule's
+moves the shared phase (`gracefulworker.arbiter.takeover`). What may be changed here: the schedule's
 arithmetic. The numbers of the phases are compared with ``<`` everywhere; keep their order.
 """
 
@@ -39,6 +39,10 @@ KILL_MARGIN = 0.5
 #: Seconds in which a second SIGTERM is noise: process managers repeat it, and one that is sent to
 #: a whole process group arrives more than once.
 REPEAT_WINDOW = 1.0
+
+#: Seconds after the gate in which a handshake may still complete, at least and at most.
+SETTLE_MIN = 0.05
+SETTLE_MAX = 1.0
 
 
 class Phase(enum.IntEnum):

@@ -10,7 +10,7 @@ from rehearsals import Rehearsal
 WORKERS = ("sync", "gthread", "gevent")
 
 
-#: The names of ours that need gunicorn 24.1 (gracefulworker.support).
+#: The names of ours that need gunicorn 24.1 (gracefulworker.seam).
 WITH_THREADS = ("gracefulworker", "gracefulworker.gthread", "subclasses.Gthread")
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gracefulworker import container
-from gracefulworker.container import shell_as_pid1
+from gracefulworker.arbiter import pid1 as container
+from gracefulworker.arbiter.pid1 import shell_as_pid1
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def in_pid_namespace(*command):
         pytest.skip("needs util-linux's unshare")
     except subprocess.CalledProcessError as error:
         pytest.skip(f"needs the right to make a PID namespace: {error.stderr.strip()}")
-    package = Path(container.__file__).parents[1]
+    package = Path(container.__file__).parents[2]
     done = subprocess.run(
         [*UNSHARE, *command],
         env={**os.environ, "PYTHONPATH": str(package)},
@@ -139,7 +139,7 @@ def in_pid_namespace(*command):
 
 PROBE = """
 import os
-from gracefulworker.container import shell_as_pid1
+from gracefulworker.arbiter.pid1 import shell_as_pid1
 print(os.getpid(), shell_as_pid1(os.getpid()))
 """
 

@@ -9,7 +9,7 @@ import pytest
 from harness import FULL, assert_clean, assert_within, fill, line_up
 
 KINDS = ("tcp", "tcp6", "unix", "abstract")
-NO_GATE = "import gracefulworker.gate\ngracefulworker.gate.SO_BINDTOIFINDEX = 9999\n"
+NO_GATE = "import gracefulworker.arbiter.gate as gate\ngate.SO_BINDTOIFINDEX = 9999\n"
 
 
 @pytest.mark.contract(3)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gracefulworker.lifecycle import SLOTS, Bell, Lifecycle, Listeners, Page, Slot
 from gracefulworker.phases import Phase, Schedule
+from gracefulworker.shared.page import SLOTS, Bell, Broadcast, ListenerState, Page, Slot
 
 seconds = st.floats(min_value=0, max_value=3600)
 schedules = st.builds(Schedule, delay=seconds, finish=seconds)
@@ -45,14 +45,14 @@ def is_heard(bell: Bell) -> bool:
 
 
 def test_the_phase_moves_one_way_and_rings():
-    life = Lifecycle()
-    assert life.page.serving() and life.page.phase is Phase.SERVING
+    life = Broadcast()
+    assert life.page.is_serving() and life.page.phase is Phase.SERVING
     life.begin_lame_duck(5)
     assert (life.page.phase, life.page.term_at) == (Phase.LAME_DUCK, 5)
     assert is_heard(life.lame_duck) and not is_heard(life.draining)
-    life.begin_draining(6, 7, Listeners.GATED)
+    life.begin_draining(6, 7, ListenerState.GATED)
     assert (life.page.drain_at, life.page.deadline) == (6, 7)
-    assert life.page.listeners is Listeners.GATED
+    assert life.page.listeners is ListenerState.GATED
     assert is_heard(life.draining)
     with pytest.raises(AssertionError, match="one way"):
         life.page.phase = Phase.SERVING
@@ -62,7 +62,7 @@ def test_the_phase_moves_one_way_and_rings():
 
 
 def test_a_child_reads_the_page_and_hears_the_end_of_its_parent_s_end():
-    life = Lifecycle()
+    life = Broadcast()
     slot = life.page.take_slot()
     pid = os.fork()
     if not pid:

@@ -1,1 +1,1 @@
-"""The three workers: the same shape, different engines."""
+"""What runs in a worker: an engine for each of gunicorn's, and what they have in common."""

@@ -29,14 +29,16 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 
-from gracefulworker import gate, presence
-from gracefulworker.arbiter import supervise
-from gracefulworker.deadline import Deadline
-from gracefulworker.doorman import Application, ClosingResponse, Held, stand_before
-from gracefulworker.lifecycle import Listeners
-from gracefulworker.phases import SECOND, Phase
-from gracefulworker.support import offers_http2
-from gracefulworker.warmup import WarmupError, warm_up
+from gracefulworker.arbiter.takeover import supervise
+from gracefulworker.phases import SECOND, SETTLE_MAX, Phase
+from gracefulworker.seam import offers_http2
+from gracefulworker.shared import current as presence
+from gracefulworker.shared import sockets
+from gracefulworker.shared.page import ListenerState
+from gracefulworker.workers import accepting, lingering
+from gracefulworker.workers.deadline import Deadline
+from gracefulworker.workers.requests import Application, ClosingResponse, Held, stand_before
+from gracefulworker.workers.warmup import WarmupError, warm_up
 
 #: Seconds that a SIGTERM which the arbiter did not send is held back: a group's SIGTERM reaches
 #: the workers before the arbiter's handler has run (measured: up to 49 ms). Erring here means
@@ -96,7 +98,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     whoami = staticmethod(get_ident)
 
     #: Connections that are closed and still read on; made by each engine's `run`.
-    lingerer: gate.Lingerer
+    lingerer: lingering.Lingerer
 
     # Worker's own, which is untyped.
     wsgi: Application
@@ -118,8 +120,8 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         self.supervisor = supervise()
         super().__init__(*args, **kwargs)
         if self.supervisor is not None:
-            self.lifecycle = self.supervisor.lifecycle
-            self.page = self.lifecycle.page
+            self.broadcast = self.supervisor.broadcast
+            self.page = self.broadcast.page
             self.settings = self.supervisor.settings
             self._head = self.page.head()
             self.slot = self.supervisor.seat(self)
@@ -164,7 +166,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         if self.supervisor is not None:
             self.wsgi = stand_before(self.wsgi, self)
             if offers_http2(self.cfg):
-                from gracefulworker import http2
+                from gracefulworker.workers import http2
 
                 self.end_http2 = http2.stand_before(self).give
 
@@ -299,7 +301,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     def held_long_enough(self) -> bool:
         """Whether a SIGTERM that the arbiter did not send was meant for this worker alone."""
-        if not self.page.serving():
+        if not self.page.is_serving():
             self.slot.term_at = 0  # the whole group's: the arbiter leads
             return False
         return bool(time.monotonic_ns() - self.slot.term_at >= HOLD * SECOND)
@@ -320,16 +322,16 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         return self._retired_at or 0
 
     @property
-    def listeners_state(self) -> Listeners:
+    def listeners_state(self) -> ListenerState:
         """What to do with the listeners, in DRAINING."""
         if self.page.phase >= Phase.DRAINING:
             state = self.page.listeners
-            settled_at = self.page.drain_at + round(2 * gate.SETTLE_MAX * SECOND)
-            if state == Listeners.GATED and time.monotonic_ns() > settled_at:
-                return Listeners.SEALED  # the arbiter has died before it could say so
+            settled_at = self.page.drain_at + round(2 * SETTLE_MAX * SECOND)
+            if state == ListenerState.GATED and time.monotonic_ns() > settled_at:
+                return ListenerState.SEALED  # the arbiter has died before it could say so
             return state
         # The service goes on, and so do others on the same listeners. Nobody comes after orphans.
-        return Listeners.SEALED if self._orphan else Listeners.LEFT
+        return ListenerState.SEALED if self._orphan else ListenerState.LEFT
 
     def first_byte_expiry(self, accepted_at: int) -> int:
         """ns at which a connection that has not sent a byte counts as idle (in DRAINING)."""
@@ -358,11 +360,11 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     def turn_away_queue(self, speak: Callable[[Any], bool], waiting: list[Any]) -> int:
         """`speak` to those in `waiting` and in the accept queues that have sent something."""
-        if self.listeners_state != Listeners.LEFT:
+        if self.listeners_state != ListenerState.LEFT:
             for listener in self.sockets:
-                waiting += gate.accept_all(listener)
+                waiting += accepting.accept_all(listener)
         self.kept_open = waiting  # until the process ends
-        fds = gate.readable([connection.fileno() for connection in waiting])
+        fds = sockets.readable([connection.fileno() for connection in waiting])
         return sum(speak(connection) for connection in waiting if connection.fileno() in fds)
 
     def finish_when_lingered(self) -> bool:
@@ -387,7 +389,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     def count_accepted(self) -> int:
         """Note a new connection; its time in ns."""
         now = time.monotonic_ns()
-        if not self.page.serving():
+        if not self.page.is_serving():
             self.slot.count("accepted")
             self.accepted_before, self.slot.accepted_at = self.slot.accepted_at, now
             if self.page.phase >= Phase.DRAINING:
@@ -401,12 +403,12 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         It ends with its answer, so it is discounted once. Should it be older than SIGTERM, or
         should others have come since, the figures are one too low.
         """
-        if not self.page.serving() and self.slot.accepted:
+        if not self.page.is_serving() and self.slot.accepted:
             self.slot.count("accepted", -1)
             self.slot.accepted_at = self.accepted_before
 
     def count_idle(self, number: int = 1) -> None:
-        if not self.page.serving():
+        if not self.page.is_serving():
             self.slot.count("closed_idle", number)
 
     # Requests
@@ -420,7 +422,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         try:
             return self.hold(super().handle_http2_request, args)
         finally:
-            if self.supervisor is not None and not self.page.serving():
+            if self.supervisor is not None and not self.page.is_serving():
                 self.slot.count("served")
 
     def hold(self, handle: Callable[..., Any], args: tuple[Any, ...]) -> Any:
@@ -446,7 +448,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         # dict.setdefault is atomic: whoever comes first answers.
         if self.claims.setdefault(response.req, response) is not response:
             raise BrokenPipeError(errno.EPIPE, "answered at the deadline")
-        if not (self.page.serving() or getattr(response, "is_probe", False)):
+        if not (self.page.is_serving() or getattr(response, "is_probe", False)):
             self.slot.count("served")
             if not response.should_close():
                 self.slot.count("told_to_close")

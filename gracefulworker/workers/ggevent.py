@@ -23,9 +23,10 @@ from gevent import select, socket
 from gevent.server import StreamServer
 from gunicorn.workers import ggevent
 
-from gracefulworker import gate
-from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import Phase
+from gracefulworker.shared import sockets
+from gracefulworker.shared.page import ListenerState
+from gracefulworker.workers import accepting, lingering
 from gracefulworker.workers.base import PASS, SETTLE_PASS, GracefulWorker
 
 #: Seconds between two looks at closed connections whose clients have not closed yet.
@@ -108,7 +109,7 @@ class Server(StreamServer):  # type: ignore[misc]
             except ConnectionAbortedError:
                 continue  # it has left, others may wait
             except OSError as error:
-                if error.errno in gate.NOBODY_WAITS:
+                if error.errno in sockets.NOBODY_WAITS:
                     return None
                 raise  # _do_read tries again later
         client = Connection(listener.family, listener.type, listener.proto, fileno=fd)
@@ -145,7 +146,7 @@ class Server(StreamServer):  # type: ignore[misc]
             while accepted := self.do_read():
                 self.do_handle(*accepted)
         except OSError as error:
-            if error.errno not in gate.NO_ROOM:
+            if error.errno not in sockets.NO_ROOM:
                 raise
             return False
         return True
@@ -180,7 +181,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
             self.cfg.set("do_handshake_on_connect", False)
             if isinstance(ssl_args["ssl_context"], gevent.ssl.SSLContext):
                 ssl_args["ssl_context"].sslsocket_class = TLSConnection
-        handle = partial(self.handle, gate.ListenerName(listener))
+        handle = partial(self.handle, accepting.ListenerName(listener))
         server = Server(listener, handle=handle, spawn=spawn, **ssl_args)
         server.worker = self
         if self.cfg.workers > 1:
@@ -191,7 +192,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
     def run(self) -> None:
         """GeventWorker.run, whose sleep `oversee` ends."""
         if self.supervisor is not None:
-            self.lingerer = gate.Lingerer()
+            self.lingerer = lingering.Lingerer()
             self.sweep_at = 0.0  # monotonic seconds
             gevent.spawn(self.oversee, gevent.getcurrent())
         super().run()
@@ -276,7 +277,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
                 poll = select.poll()
                 poll.register(self.PIPE[0], select.POLLIN)
                 if self.phase < Phase.DRAINING:
-                    poll.register(self.lifecycle.draining.fd, select.POLLIN)
+                    poll.register(self.broadcast.draining.fd, select.POLLIN)
                 for fd, _ in poll.poll(self.until_due() * 1000):
                     if fd == self.PIPE[0]:
                         self.hush()
@@ -302,7 +303,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
     def until_due(self) -> float:
         """Seconds until the next look, if nothing happens before."""
         if self.lingerer.receiving:
-            return gate.LINGER_PASS
+            return lingering.LINGER_PASS
         if self.phase < Phase.DRAINING:
             return SWEEP_PASS if self.lingerer else PASS
         if self.servers or not self.is_serving():
@@ -329,7 +330,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         for client in self.waiting(used=False):
             if now >= self.first_byte_expiry(client.accepted_at):
                 idle.append(client)
-        for client in gate.still_idle(idle):
+        for client in lingering.still_idle(idle):
             client.hang_up()
             self.count_idle()
         if self.servers or self.is_serving():
@@ -357,12 +358,12 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
     def close_servers(self) -> None:
         state = self.listeners_state
         for server in list(self.servers):
-            if state in (Listeners.OPEN, Listeners.GATED):
+            if state in (ListenerState.OPEN, ListenerState.GATED):
                 server.ignore_limit()
-            elif state == Listeners.LEFT or server.empty_queue():
+            elif state == ListenerState.LEFT or server.empty_queue():
                 self.servers.remove(server)
                 server.close()
-                if state == Listeners.SEALED and not self.servers:
+                if state == ListenerState.SEALED and not self.servers:
                     self.slot.drained = 1
 
 

@@ -21,10 +21,11 @@ from typing import Any
 from gunicorn.workers import gthread
 from gunicorn.workers.base import Worker
 
-from gracefulworker import gate
-from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import KILL_MARGIN, SECOND, Phase
-from gracefulworker.support import check_gthread
+from gracefulworker.seam import check_gthread
+from gracefulworker.shared import sockets
+from gracefulworker.shared.page import ListenerState
+from gracefulworker.workers import lingering
 from gracefulworker.workers.base import (
     NO_ROOM_PAUSE,
     PASS,
@@ -40,7 +41,7 @@ FIRST_BYTE_PATIENCE = 5.0
 class Connection(gthread.TConn):  # type: ignore[misc]
     """gunicorn's connection, handed to the lingerer when it is closed."""
 
-    lingerer: gate.Lingerer
+    lingerer: lingering.Lingerer
     still_silent = False  #: it has shaken hands and said nothing yet
 
     def init(self) -> None:
@@ -51,7 +52,7 @@ class Connection(gthread.TConn):  # type: ignore[misc]
         fresh = not self.initialized
         super().init()
         if fresh and self.cfg.is_ssl and not self.is_http2:
-            if not self.sock.pending() and not gate.readable([self.sock.fileno()]):
+            if not self.sock.pending() and not sockets.readable([self.sock.fileno()]):
                 self.still_silent = True
                 raise StopIteration("the handshake is done")
 
@@ -94,10 +95,10 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
     def run(self) -> None:
         """ThreadWorker.run with our descriptors in its poller."""
         if self.supervisor is not None:
-            self.lingerer = gate.Lingerer()
+            self.lingerer = lingering.Lingerer()
             read = selectors.EVENT_READ
             self.poller.register(self.PIPE[0], read, lambda _: self.hush())
-            self.poller.register(self.lifecycle.draining.fd, read, self.on_bell)
+            self.poller.register(self.broadcast.draining.fd, read, self.on_bell)
             self.names = {listener: listener.getsockname() for listener in self.sockets}
         super().run()
 
@@ -128,10 +129,10 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         except ConnectionAbortedError:
             return True  # it has left, others may wait
         except OSError as error:
-            if error.errno in gate.NO_ROOM:
+            if error.errno in sockets.NO_ROOM:
                 self.accept_again_at = time.monotonic() + NO_ROOM_PAUSE
                 self.set_accept_enabled(False)
-            elif error.errno not in gate.NOBODY_WAITS:
+            elif error.errno not in sockets.NOBODY_WAITS:
                 raise
             return False
         self.count_accepted()
@@ -174,7 +175,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         if self.accept_again_at or self.stopping():
             timeout = self.until_due()
         if self.lingerer.receiving:
-            timeout = min(timeout, gate.LINGER_PASS)
+            timeout = min(timeout, lingering.LINGER_PASS)
         super().wait_for_and_dispatch_events(timeout)
         self.look()
         if self.lingerer:
@@ -248,9 +249,9 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         if not self.sockets:
             return
         state = self.listeners_state
-        if state == Listeners.LEFT:
+        if state == ListenerState.LEFT:
             self.stop_accepting()
-        elif state == Listeners.SEALED:
+        elif state == ListenerState.SEALED:
             self.empty_queues()
         else:
             self.set_accept_enabled(True)
@@ -276,7 +277,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             return
         conns = {conn.sock: conn for conn in self.keepalived_conns}
         self.keepalived_conns.clear()
-        for client in gate.still_idle(list(conns)):
+        for client in lingering.still_idle(list(conns)):
             self.poller.unregister(client)
             self.close_silently(conns.pop(client))
         for client, conn in conns.items():
@@ -289,7 +290,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         for conn, accepted_at in list(self.silent.items()):
             if now < expiry(accepted_at):
                 break
-            if gate.readable([conn.sock.fileno()]):
+            if sockets.readable([conn.sock.fileno()]):
                 continue  # its event is on the way
             self.poller.unregister(conn.sock)
             del self.silent[conn]

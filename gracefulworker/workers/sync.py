@@ -22,9 +22,10 @@ from typing import Any
 from gunicorn.sock import ssl_context
 from gunicorn.workers import sync
 
-from gracefulworker import gate
-from gracefulworker.lifecycle import Listeners
 from gracefulworker.phases import Phase
+from gracefulworker.shared import sockets
+from gracefulworker.shared.page import ListenerState
+from gracefulworker.workers import accepting, lingering
 from gracefulworker.workers.base import (
     NO_ROOM_PAUSE,
     PASS,
@@ -43,7 +44,7 @@ class Lingering:
     util.close (before) resets what was left unread. Mixed in before a class of sockets.
     """
 
-    lingerer: gate.Lingerer
+    lingerer: lingering.Lingerer
 
     def shutdown(self, how: int) -> None:
         """The first step of either close; afterwards there is nothing left to wait for."""
@@ -122,17 +123,17 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
     def run(self) -> None:
         """SyncWorker.run with our waiting prepared."""
         if self.supervisor is not None:
-            self.lingerer = Lingering.lingerer = gate.Lingerer()
+            self.lingerer = Lingering.lingerer = lingering.Lingerer()
             self.plain = not self.cfg.is_ssl
             if not self.plain:
                 self.make_context = self.cfg.ssl_context
                 self.cfg.set("ssl_context", self.context_for_turn)
             self.accept_again_at = 0.0
-            self.names = {listener: gate.ListenerName(listener) for listener in self.sockets}
+            self.names = {listener: accepting.ListenerName(listener) for listener in self.sockets}
             self.kinds = {s: (s.family, s.type, s.proto) for s in self.sockets}
             # What ends the wait for a connection's first byte, beside that byte.
             self.turn = select.poll()
-            self.turn.register(self.lifecycle.lame_duck.fd, select.POLLIN)
+            self.turn.register(self.broadcast.lame_duck.fd, select.POLLIN)
             self.turn.register(self.PIPE[0], select.POLLIN)
         super().run()
 
@@ -172,20 +173,20 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
 
         :raises BlockingIOError: nobody waits.
         """
-        state = self.listeners_state if self.phase >= Phase.DRAINING else Listeners.OPEN
-        if state == Listeners.LEFT:
+        state = self.listeners_state if self.phase >= Phase.DRAINING else ListenerState.OPEN
+        if state == ListenerState.LEFT:
             self.close_listeners(list(self.sockets))
         if listener not in self.sockets or time.monotonic() < self.accept_again_at:
             raise BlockingIOError(errno.EAGAIN, "this listener is closed, or pauses")
         try:
             return listener._accept()  # type: ignore[no-any-return]
         except OSError as error:
-            if error.errno in gate.NO_ROOM:
+            if error.errno in sockets.NO_ROOM:
                 self.accept_again_at = time.monotonic() + NO_ROOM_PAUSE
                 raise BlockingIOError(errno.EAGAIN, "no descriptor is free") from error
-            if error.errno not in gate.NOBODY_WAITS:
+            if error.errno not in sockets.NOBODY_WAITS:
                 raise
-            if state == Listeners.SEALED:
+            if state == ListenerState.SEALED:
                 self.close_listeners([listener])
                 if not self.sockets:
                     self.slot.drained = 1
@@ -227,7 +228,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         self.turn.register(fd, select.POLLIN)
         try:
             while not self.stopping():
-                timeout = gate.LINGER_PASS if self.lingerer.receiving else PASS
+                timeout = lingering.LINGER_PASS if self.lingerer.receiving else PASS
                 ready = dict(self.turn.poll(timeout * 1000))
                 if fd in ready and connection.speaks():
                     return True
@@ -236,11 +237,11 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
                 self.lingerer.sweep()
         finally:
             self.turn.unregister(fd)
-        return bool(gate.readable([fd])) and connection.speaks()
+        return bool(sockets.readable([fd])) and connection.speaks()
 
     def serve_one_of_the_silent(self) -> bool:
         """Serve one that has spoken meanwhile, and close those whose time is over."""
-        fds = gate.readable([connection.fileno() for connection in self.silent])
+        fds = sockets.readable([connection.fileno() for connection in self.silent])
         for connection, (listener, address, _) in self.silent.items():
             if connection.fileno() in fds and connection.speaks():
                 del self.silent[connection]
@@ -280,9 +281,9 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         timeout = min(timeout, PASS)
         wakers: list[Any] = [self.PIPE[0], *self.silent]
         if self.phase == Phase.SERVING:
-            wakers.append(self.lifecycle.lame_duck.fd)
+            wakers.append(self.broadcast.lame_duck.fd)
         if self.phase < Phase.DRAINING:
-            wakers.append(self.lifecycle.draining.fd)
+            wakers.append(self.broadcast.draining.fd)
             if time.monotonic() >= self.accept_again_at:
                 wakers += self.sockets
             else:
@@ -299,7 +300,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         for waker in wakers:
             poll.register(waker, select.POLLIN)
         if self.lingerer.receiving:
-            timeout = min(timeout, gate.LINGER_PASS)
+            timeout = min(timeout, lingering.LINGER_PASS)
         ready = dict(poll.poll(timeout * 1000))
         self.attend(ready)
         if self.phase == Phase.SERVING:
@@ -311,7 +312,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         """To descriptors that are no connection's."""
         if self.PIPE[0] in ready:
             self.hush()
-        if self.lifecycle.lame_duck.fd in ready:
+        if self.broadcast.lame_duck.fd in ready:
             self.hear(Phase.LAME_DUCK)
-        if self.lifecycle.draining.fd in ready:
+        if self.broadcast.draining.fd in ready:
             self.hear(Phase.DRAINING)

@@ -1,0 +1,1 @@
+"""What runs in the arbiter, the one process that gunicorn starts first."""

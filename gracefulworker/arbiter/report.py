@@ -1,0 +1,142 @@
+"""What a service says of its end: the last log line, a file, metrics.
+
+One dictionary, the report, has the figures; everything else is made from it. Its keys are public:
+they are in the file, in the log record (with `graceful_` before them) and in what
+`graceful_on_drained` is given.
+
+What may be changed here: what is said. Keys may be added, and none renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import time
+from dataclasses import dataclass, fields
+from typing import Any
+
+from gunicorn.instrument.statsd import Statsd
+
+from gracefulworker.phases import SECOND
+from gracefulworker.shared.page import Slot
+
+#: New connections in this part of the delay, its last, mean that it was hardly long enough.
+LATE = 0.2
+
+#: Seconds of delay from which on such a part means anything: below, it is no longer than the way
+#: of a packet and a scheduler's pause.
+LATE_LEAST = 1.0
+
+#: How much longer a delay is proposed then.
+LONGER = 1.5
+
+#: What the metrics' names begin with, after gunicorn's --statsd-prefix.
+METRIC = "gunicorn.graceful."
+
+
+Report = dict[str, Any]
+
+
+@dataclass
+class Totals:
+    """What the workers that are gone have counted since SIGTERM."""
+
+    accepted: int = 0
+    accepted_at: int = 0
+    served: int = 0
+    told_to_close: int = 0
+    closed_idle: int = 0
+    from_queue: int = 0
+    cut: int = 0
+
+    def fold(self, slot: Slot) -> None:
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(slot, field.name)
+            together = max(mine, theirs) if field.name == "accepted_at" else mine + theirs
+            setattr(self, field.name, together)
+
+
+def compose(totals: Totals, signal: str, began: int, quick: bool) -> Report:
+    """Return the report.
+
+    :param signal: what ended SERVING: a signal's name, or "drain".
+    :param began: ns at which that was.
+    :param quick: whether the service was stopped at once.
+    """
+    report: Report = {
+        "outcome": "quick" if quick else "cut" if totals.cut else "clean",
+        "signal": signal,
+        "seconds": _seconds(began, time.monotonic_ns()),
+        "last_connection": _seconds(began, totals.accepted_at) if totals.accepted else None,
+    }
+    counters = (field.name for field in fields(totals) if field.name != "accepted_at")
+    report.update((name, getattr(totals, name)) for name in counters)
+    return report
+
+
+def _seconds(began: int, at: int) -> float:
+    return round((at - began) / SECOND, 3)
+
+
+def write(log: Any, report: Report, path: str) -> None:
+    """Write the report to a file, whole or not at all; a file that cannot be is a log line."""
+    unfinished = f"{path}.{os.getpid()}"
+    try:
+        with open(unfinished, "w", encoding="utf-8") as file:
+            file.write(json.dumps(report) + "\n")
+        os.replace(unfinished, path)
+    except OSError as error:
+        log.warning("the report could not be written: %s", error)
+        with contextlib.suppress(OSError):
+            os.unlink(unfinished)
+
+
+def measure(log: Any, report: Report) -> None:
+    """Send the figures to statsd, if that is the logger (gunicorn's --statsd-host)."""
+    if not isinstance(log, Statsd):
+        return
+    # Its own methods, because its `info` passes over a value of 0 before gunicorn 26.
+    for name, value in report.items():
+        if type(value) is int:
+            log.increment(METRIC + name, value)
+        elif type(value) is float:
+            log.gauge(METRIC + name, value)
+    log.increment(f"{METRIC}outcome.{report['outcome']}", 1)
+
+
+def warn_of_late_newcomers(log: Any, report: Report, delay: float) -> None:
+    """Say so when the delay was hardly long enough.
+
+    :param delay: in seconds; it must not have been cut short.
+    """
+    last = report["last_connection"]
+    if last is None or delay < LATE_LEAST or last < delay * (1 - LATE):
+        return
+    log.warning(
+        "new connections were still arriving %.1f s after %s, when the delay of %.1f s was all but"
+        " over: raise graceful_delay (to %d, say), unless your clients come without a balancer",
+        last,
+        report["signal"],
+        delay,
+        math.ceil(delay * LONGER),
+    )
+
+
+def say(log: Any, report: Report) -> None:
+    """Log the last line."""
+    how, last = report["outcome"], report["last_connection"]
+    log.info(
+        "stopped: %s after %.1f s; served %d after SIGTERM, %s, told to close %d,"
+        " closed idle %d, from the queue %d, cut %d",
+        f"quick ({report['signal']})" if how == "quick" else how,
+        report["seconds"],
+        report["served"],
+        "no new connection" if last is None else f"last new connection +{last:.1f} s",
+        report["told_to_close"],
+        report["closed_idle"],
+        report["from_queue"],
+        report["cut"],
+        extra={f"graceful_{name}": value for name, value in report.items()},
+    )

@@ -1,0 +1,1 @@
+"""What both the arbiter and its workers use."""

@@ -1,0 +1,27 @@
+"""What may be asked of any socket, in the arbiter and in its workers.
+
+What may be changed here: nothing may wait, and nothing may yield under gevent.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+
+#: accept() has nothing: not yet, or not any more. A Unix listener that was gated says EINVAL when
+#: its queue is empty. (ECONNABORTED is no end of the queue: one in it has left.)
+NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINVAL)
+
+#: accept() found no room: patience, a descriptor will be free again.
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+#: Bound before the gevent worker patches `select`, after the fork: this must not yield.
+poll = select.poll
+
+
+def readable(fds: list[int]) -> set[int]:
+    """Those of `fds` that have bytes, an end of file or an error to tell, without waiting."""
+    ready = poll()
+    for fd in fds:
+        ready.register(fd, select.POLLIN)
+    return {fd for fd, _ in ready.poll(0)}

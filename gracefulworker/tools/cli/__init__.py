@@ -1,0 +1,49 @@
+"""The command `gracefulworker`: one module beside this one for each of its subcommands.
+
+Such a module has two functions: ``configure(parser)`` adds its arguments, and ``run(arguments)``
+returns the exit status. It is imported when its name is given, so that one command's extra is not
+needed for another's. One that has the default ``passed_on=()`` gets there what is given after
+``--``, to pass it on. What may be changed here: the list of subcommands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+#: Each subcommand and what `gracefulworker --help` says of it.
+COMMANDS: dict[str, str] = {
+    "drain": "begin the delay now and wait for its end, as a preStop hook or in a script",
+    "plan": "show how a shutdown will go with given settings, and the time that it needs",
+    "check": "find what would lose requests in manifests, Dockerfiles, Procfiles and scripts",
+    "rehearse": "see what a rolling update does to the requests of an application",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit status: 2 for a usage error, as argparse does."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="gracefulworker", description=__doc__.split(":")[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for command, meaning in COMMANDS.items():
+        subparser = commands.add_parser(command, help=meaning, description=meaning)
+        if given[:1] == [command]:
+            module = importlib.import_module(f"gracefulworker.tools.cli.{command}")
+            module.configure(subparser)
+            subparser.set_defaults(run=module.run)
+            if subparser.get_default("passed_on") is not None:
+                given, passed_on = _split(given)
+                subparser.set_defaults(passed_on=passed_on)
+    arguments = parser.parse_args(given)
+    return int(arguments.run(arguments))
+
+
+def _split(given: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before the first ``--`` and what stands after it.
+
+    Not left to argparse, whose optional positionals are used up before the first option.
+    """
+    at = given.index("--") if "--" in given else len(given)
+    return given[:at], given[at + 1 :]

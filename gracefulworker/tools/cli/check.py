@@ -1,0 +1,120 @@
+"""`gracefulworker check`: finds the mistakes that cost requests in the files of a deployment.
+
+Exit status: 0 when there is no error among the findings, 1 when there is one, 2 when something
+given cannot be read (then there is no telling). What may be changed here: how findings are
+printed. The fields of ``--format json`` are an interface; a change that breaks it raises `SCHEMA`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+from gracefulworker.tools.configuration import ConfigFileError
+
+if TYPE_CHECKING:
+    from gracefulworker.tools.manifests import rules
+
+#: Of the output of ``--format json``.
+SCHEMA = 1
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="manifests (YAML, JSON), Dockerfiles, Procfiles, start scripts; a directory means all "
+        "of these below it, - means manifests on standard input",
+    )
+    parser.add_argument("-c", "--config", metavar="FILE", help="gunicorn's config file; it is run")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what is found and return the exit status."""
+    try:
+        from gracefulworker.tools.manifests import rules, servers, sources
+    except ModuleNotFoundError as error:
+        if error.name != "yaml":
+            raise
+        print(
+            "gracefulworker check needs PyYAML: pip install 'gracefulworker[kubernetes]'",
+            file=sys.stderr,
+        )
+        return 2
+    inputs = [one for path in arguments.paths for one in sources.read(path)]
+    reader = servers.read_all(inputs, arguments.config)
+    try:
+        found = reader.servers()
+    except ConfigFileError as error:
+        print(f"gracefulworker check: {error}", file=sys.stderr)
+        return 2
+    # An image is judged by itself and in each pod that runs it.
+    findings: dict[object, rules.Finding] = {}
+    for server in found:
+        for finding in rules.judge(server):
+            findings.setdefault((finding.rule, finding.place, finding.mistake), finding)
+    report = {
+        "schema": SCHEMA,
+        "files": len(inputs),
+        "servers": len(found),
+        "findings": [_flat(finding) for finding in findings.values()],
+        "unreadable": [
+            {"file": error.file, "line": error.line, "message": error.message}
+            for error in reader.errors
+        ],
+        "notes": reader.notes,
+    }
+    if arguments.format == "json":
+        print(json.dumps(report, indent=2))
+    else:
+        _print(report)
+    if reader.errors:
+        return 2
+    return int(any(finding.severity == rules.ERROR for finding in findings.values()))
+
+
+def _flat(finding: rules.Finding) -> dict[str, object]:
+    fields: dict[str, object] = dataclasses.asdict(finding)
+    del fields["place"]
+    return fields | dataclasses.asdict(finding.place)
+
+
+def _print(report: dict[str, Any]) -> None:
+    for one in report["findings"]:
+        place = f"{one['file']}:{one['line']}"
+        _line(f"{place}: {one['severity']}: {one['rule']}: {one['mistake']}")
+        where = f"{one['server']}: {one['field']}" if one["field"] else one["server"]
+        _line(f"    where    {where}")
+        _line(f"    clients  {one['effect']}")
+        _line(f"    fix      {one['fix']}")
+    for one in report["unreadable"]:
+        place = f"{one['file']}:{one['line']}" if one["line"] else one["file"]
+        _line(f"{place}: {one['message']}", sys.stderr)
+    for note in report["notes"]:
+        _line(f"note: {note}", sys.stderr)
+    severities = [one["severity"] for one in report["findings"]]
+    print(
+        f"{_count(report['files'], 'file')}, {_count(report['servers'], 'gunicorn')}: "
+        f"{_count(severities.count('error'), 'error')}, "
+        f"{_count(severities.count('warning'), 'warning')}"
+    )
+    if not report["servers"]:
+        print(
+            "no gunicorn was found: when the image starts it, name its Dockerfile too",
+            file=sys.stderr,
+        )
+
+
+def _line(text: str, stream: TextIO | None = None) -> None:
+    """Print one line, whatever characters the files and their names are made of."""
+    print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), file=stream)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,344 @@
+"""`gracefulworker rehearse`: see what a rolling update does to the requests of an application.
+
+What may be changed here: options, each of them a field of `rehearse.plan.Plan`. The exit status is
+0 if our side lost nothing, 1 if it lost something (or a pod had to be killed, or failed), 2 if
+there was nothing to judge, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import json
+import os
+import re
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gracefulworker.tools.rehearse.plan import Plan
+    from gracefulworker.tools.rehearse.rollout import Result, Service
+
+#: What a rollout tells: the load's begin and end, and of each pod: the new one is ready; the old
+#: one gets SIGTERM, is no endpoint any more, has exited.
+EVENTS, EVENTS_PER_POD = 2, 4
+
+#: Seconds between two counts on the progress bar.
+COUNT_PERIOD = 0.2
+
+#: gunicorn's options that the rehearsal sets itself, or that take a pod out of its hands.
+NOT_PASSED_ON = ("-b", "--bind", "-k", "--worker-class", "-D", "--daemon")
+
+#: The stock workers that ours are called after.
+ENGINES = ("sync", "gthread", "gevent")
+
+#: Open files: of pods, pipes and the connections that are used once; and for each that is kept
+#: alive, a client's and the balancer's two ends.
+FILES, FILES_PER_CONNECTION = 1000, 3
+
+LOST, UNUSABLE, INTERRUPTED = 1, 2, 130
+
+DESCRIPTION = """\
+Run an application as a few pods behind a Service, keep it busy, and replace the pods one after
+another, as Kubernetes does. Each request's ending is noted. What comes after "--" is given to
+gunicorn as it is.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s APP [options] [-- gunicorn options]"
+    parser.description = DESCRIPTION
+    parser.add_argument("app", metavar="APP", help="as given to gunicorn: MODULE:CALLABLE")
+    parser.add_argument(
+        "-k",
+        "--worker-class",
+        default="gracefulworker.gthread",
+        metavar="NAME",
+        help="the worker class on our side (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--against",
+        metavar="NAME",
+        help='rehearse this worker class too; "stock" is the stock worker of the same engine',
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the picture there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was noted there")
+
+    rollout = parser.add_argument_group("the rollout (times in seconds)")
+    _number(rollout, "--pods", int, 3, 1, 10, "how many there are")
+    _number(rollout, "--lag", float, 3.0, 0, 60, "from SIGTERM until a pod is chosen no more")
+    _number(rollout, "--warm-up", float, 2.0, 0, 60, "of load before the first pod is replaced")
+    _number(rollout, "--grace", float, 30.0, 0, 900, "from SIGTERM to SIGKILL")
+    rollout.add_argument(
+        "--ready-path", default="/", metavar="PATH", help="the readiness probe's (default: /)"
+    )
+    _number(rollout, "--ready-within", float, 30.0, 0.1, 600, "until a new pod must be ready")
+    rollout.add_argument(
+        "--service",
+        choices=("balancer", "iptables"),
+        default="balancer",
+        help="a TCP balancer in this process, or a namespace for each pod and iptables rules as"
+        " kube-proxy writes them, which needs Linux and root (default: %(default)s)",
+    )
+
+    load = parser.add_argument_group("the load")
+    _number(load, "--rate", float, 20.0, 0.1, 500, "requests a second on fresh connections")
+    _number(load, "--connections", int, 30, 0, 2000, "keep-alive connections")
+    _number(
+        load,
+        "--idle-limit",
+        float,
+        1.5,
+        0,
+        3600,
+        "seconds after which a client uses an idle connection no more: less than the delay, and"
+        " than gunicorn's --keep-alive",
+    )
+    _number(load, "--timeout", float, 10.0, 0.1, 300, "seconds that an answer may take")
+    _number(load, "--seed", int, 1, 0, 2**31, "of the clients' schedule")
+    paths = load.add_mutually_exclusive_group()
+    paths.add_argument("--path", default="/", help="what is asked for (default: /)")
+    paths.add_argument(
+        "--requests",
+        type=Path,
+        metavar="FILE",
+        help="what is asked for instead: a METHOD, a path and perhaps a body on each line",
+    )
+    load.add_argument("--slow", metavar="PATH", help="a path whose answer takes a second or more")
+    load.add_argument("--stream", metavar="PATH", help="a path whose answer comes in pieces")
+    load.add_argument("--upload", metavar="PATH", help="a path that takes a POST of 64 KiB")
+    load.add_argument(
+        "--any-body",
+        action="store_true",
+        help="do not compare the bodies of answers with those before the rollout (nor are those"
+        " that differ by themselves, or of a single pod)",
+    )
+    parser.set_defaults(passed_on=())
+
+
+def run(arguments: argparse.Namespace) -> int:
+    missing = [name for name in ("rich", "h11") if importlib.util.find_spec(name) is None]
+    if missing:
+        print(
+            f"gracefulworker rehearse needs {' and '.join(missing)}:"
+            " pip install 'gracefulworker[rehearse]'",
+            file=sys.stderr,
+        )
+        return UNUSABLE
+    try:
+        plan, workers = _plan(arguments), _workers(arguments)
+        _make_room(arguments.connections)
+    except (OSError, ValueError) as error:
+        print(f"gracefulworker rehearse: {error}", file=sys.stderr)
+        return UNUSABLE
+    try:
+        return asyncio.run(_main(arguments, plan, workers))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("\nInterrupted; all pods are stopped.", file=sys.stderr)
+        return INTERRUPTED
+
+
+async def _main(arguments: argparse.Namespace, plan: Plan, workers: list[str]) -> int:
+    from rich.console import Console
+
+    from gracefulworker.tools.rehearse import picture, report
+    from gracefulworker.tools.rehearse.clients import Unusable
+    from gracefulworker.tools.rehearse.kubeproxy import NoNetwork
+    from gracefulworker.tools.rehearse.pods import NotReady
+
+    _stop_on_signals()
+    console = Console(highlight=False)
+    if arguments.html:
+        console.print("The picture will be here:", arguments.html.resolve(), soft_wrap=True)
+    results: list[Result] = []
+    failed = False
+    try:
+        for worker in workers:
+            results.append(await _one(arguments, plan, worker, console))
+    except (NotReady, Unusable, NoNetwork) as error:
+        console.print(f"Cannot rehearse: {error}", style="bold red", markup=False)
+        failed = True
+    if results:
+        report.show(console, results)
+        data = report.as_json(results)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(data, indent=1), encoding="utf-8")
+        if arguments.html:
+            arguments.html.write_text(picture.draw(data), encoding="utf-8")
+            console.print("The picture:", arguments.html.resolve().as_uri(), soft_wrap=True)
+    if failed:
+        return UNUSABLE
+    return 0 if results[0].clean else LOST
+
+
+async def _one(arguments: argparse.Namespace, plan: Plan, worker: str, console: Console) -> Result:
+    """The rollout of one worker class, with its progress on the console."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from gracefulworker.tools.rehearse.journal import Journal
+    from gracefulworker.tools.rehearse.rollout import rehearse
+
+    journal = Journal()
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task(worker, total=EVENTS + EVENTS_PER_POD * plan.pods)
+
+        def tell(event: str) -> None:
+            progress.console.print(f"{worker}: {event}", markup=False)
+            progress.advance(bar)
+
+        async def count() -> None:
+            while True:
+                await asyncio.sleep(COUNT_PERIOD)
+                lost = f"{journal.asked} requests, {journal.lost} lost"
+                progress.update(bar, description=f"{worker}: {lost}")
+
+        counter = asyncio.ensure_future(count())
+        try:
+            return await rehearse(plan, worker, _service(arguments), journal, tell)
+        finally:
+            counter.cancel()
+
+
+def _workers(arguments: argparse.Namespace) -> list[str]:
+    """Our side, and what it is held against.
+
+    :raises ValueError: nobody knows which worker class is stock beside it.
+    """
+    ours: str = arguments.worker_class
+    if arguments.against != "stock":
+        return [ours, arguments.against] if arguments.against else [ours]
+    engine = "gthread" if ours == "gracefulworker" else re.split("[.#]", ours)[-1]
+    if engine not in ENGINES:
+        raise ValueError(f"--against stock: name the class that is beside {ours}, such as gthread")
+    return [ours, engine]
+
+
+def _make_room(connections: int) -> None:
+    """Allow as many open files as the clients and the balancer need.
+
+    :raises ValueError: that is more than this user may have.
+    """
+    needed = FILES + FILES_PER_CONNECTION * connections
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < needed:
+        raise ValueError(f"{needed} open files are needed, {most} are allowed: see ulimit -Hn")
+    if now != resource.RLIM_INFINITY and now < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
+
+
+def _service(arguments: argparse.Namespace) -> Service:
+    if arguments.service == "iptables":
+        from gracefulworker.tools.rehearse.kubeproxy import KubeProxy
+
+        return KubeProxy()
+    from gracefulworker.tools.rehearse.balancer import Balancer
+
+    return Balancer(arguments.seed)
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    """The plan as it is wanted.
+
+    :raises ValueError: something does not fit; the argument is a sentence.
+    :raises OSError: a file cannot be read or written.
+    """
+    from gracefulworker.tools.rehearse.plan import Plan
+
+    for option in arguments.passed_on:
+        if option.split("=")[0] in NOT_PASSED_ON or option[:2] in NOT_PASSED_ON:
+            raise ValueError(f"leave {option} to the rehearsal, it cannot be passed on")
+    for file in (arguments.html, arguments.json):
+        if file and not os.access(file.resolve().parent, os.W_OK):
+            raise ValueError(f"{file} cannot be written")
+    if arguments.service == "iptables":
+        from gracefulworker.tools.rehearse import kubeproxy
+
+        kubeproxy.check()
+    paths: tuple[tuple[str, str, bytes], ...] = (("GET", arguments.path, b""),)
+    if arguments.requests:
+        paths = read_requests(arguments.requests.read_text(encoding="utf-8"))
+    return Plan(
+        app=arguments.app,
+        options=tuple(arguments.passed_on),
+        pods=arguments.pods,
+        lag=arguments.lag,
+        grace=arguments.grace,
+        warm_up=arguments.warm_up,
+        seed=arguments.seed,
+        rate=arguments.rate,
+        connections=arguments.connections,
+        idle_limit=arguments.idle_limit,
+        timeout=arguments.timeout,
+        ready_path=arguments.ready_path,
+        ready_within=arguments.ready_within,
+        paths=paths,
+        slow=arguments.slow,
+        stream=arguments.stream,
+        upload=arguments.upload,
+        same_body=not arguments.any_body,
+    )
+
+
+def read_requests(text: str) -> tuple[tuple[str, str, bytes], ...]:
+    """A method, a path and perhaps a body on each line; lines that begin with # say nothing.
+
+    :raises ValueError: a line that is not of that form, or none at all.
+    """
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        method, _, rest = line.strip().partition(" ")
+        path, _, body = rest.strip().partition(" ")
+        if not method or method.startswith("#"):
+            continue
+        if not (method.isalpha() and method.isupper() and path.startswith("/")):
+            raise ValueError(f"line {number} is not METHOD /PATH [BODY]: {line[:60]!r}")
+        found.append((method, path, body.strip().encode()))
+    if not found:
+        raise ValueError("there is no request in the file")
+    return tuple(found)
+
+
+def _stop_on_signals() -> None:
+    """From now on the first signal cancels the rehearsal, which cleans up; more change nothing."""
+    loop, main = asyncio.get_running_loop(), asyncio.current_task()
+    assert main is not None, "called in the main task"
+    stopping: list[bool] = []
+
+    def stop() -> None:
+        if not stopping:
+            stopping.append(True)
+            main.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)
+
+
+def _number(
+    group: argparse._ArgumentGroup,
+    name: str,
+    kind: Callable[[str], float],
+    default: float,
+    low: float,
+    high: float,
+    meaning: str,
+) -> None:
+    """An option that takes a number from `low` to `high`."""
+
+    def read(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not from {low:g} to {high:g}")
+        return value
+
+    read.__name__ = "number"  # argparse: "invalid number value"
+    group.add_argument(
+        name, type=read, default=default, metavar="N", help=f"{meaning} (default: {default:g})"
+    )

@@ -1,0 +1,143 @@
+"""The image that a Dockerfile describes, as far as its start is concerned.
+
+What may be changed here: the instructions that are read, and which base images bring which shell.
+The format: https://docs.docker.com/reference/dockerfile/
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from gracefulworker.tools.manifests.shell import expand
+from gracefulworker.tools.manifests.sources import Place, Source
+
+#: What `sh` is in a base image, by a part of its name; anything else is taken for Debian.
+SHELL_OF = (
+    ("alpine", "busybox"),
+    ("busybox", "busybox"),
+    ("ubi", "bash"),
+    ("centos", "bash"),
+    ("fedora", "bash"),
+    ("rocky", "bash"),
+    ("alma", "bash"),
+    ("amazonlinux", "bash"),
+    ("oraclelinux", "bash"),
+    ("lambda/python", "bash"),
+)
+
+_INSTRUCTION = re.compile(r"\s*([A-Za-z]+)\s+(.*)", re.DOTALL)
+_HEREDOC = re.compile(r"<<-?\s*[\"']?([A-Za-z_]\w*)")
+_ESCAPE = re.compile(r"#\s*escape\s*=\s*`", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Start:
+    """An ENTRYPOINT or CMD."""
+
+    words: tuple[str, ...]
+    place: Place
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a stage of a Dockerfile leads to.
+
+    :param sh: what `sh` is there: ``dash``, ``bash`` or ``busybox``.
+    """
+
+    file: str
+    sh: str
+    shell: tuple[str, ...] = ("/bin/sh", "-c")
+    entrypoint: Start | None = None
+    command: Start | None = None
+    stop_signal: tuple[str, Place] | None = None
+    environ: dict[str, str] = field(default_factory=dict)
+
+
+def read(source: Source) -> Image | None:
+    """Return the image of the last stage, None when there is no stage."""
+    stages: dict[str, Image] = {}
+    stage = ""
+    image: Image | None = None
+    for line, name, rest in _instructions(source.text):
+        if name == "FROM":
+            words = [word for word in rest.split() if not word.startswith("--")]
+            base = words[0] if words else ""
+            image = stages.get(base.lower()) or Image(source.file, _sh(base))
+            stage = words[2].lower() if len(words) == 3 else ""
+        elif image is not None:
+            image = _apply(image, name, rest, Place(source.file, line, name))
+        if image is not None:
+            stages[stage] = image
+    return image
+
+
+def _sh(base: str) -> str:
+    return next((shell for part, shell in SHELL_OF if part in base.lower()), "dash")
+
+
+def _apply(image: Image, name: str, rest: str, place: Place) -> Image:
+    """Return the image after one more instruction."""
+    if name == "SHELL":
+        return replace(image, shell=_exec_form(rest) or image.shell)
+    if name in ("CMD", "ENTRYPOINT"):
+        words = _exec_form(rest)
+        start = Start((*image.shell, rest) if words is None else words, place)
+        if name == "CMD":
+            return replace(image, command=start)
+        # An ENTRYPOINT resets a CMD of the base image, not one of this file.
+        return replace(image, entrypoint=start)
+    if name == "STOPSIGNAL":
+        return replace(image, stop_signal=(rest.strip(), place))
+    if name == "ENV":
+        return replace(image, environ=image.environ | _environ(rest, image.environ))
+    return image
+
+
+def _exec_form(rest: str) -> tuple[str, ...] | None:
+    try:
+        words = json.loads(rest)
+    except (ValueError, RecursionError):
+        return None
+    is_words = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    return tuple(words) if is_words else None
+
+
+def _environ(rest: str, known: dict[str, str]) -> dict[str, str]:
+    first, _, value = rest.strip().partition(" ")
+    if "=" not in first:  # ENV NAME the value
+        return {first: expand(value.strip(), known)}
+    pairs = re.findall(r"(\w+)=(\"[^\"]*\"|'[^']*'|\S*)", rest)
+    return {name: expand(text.strip("\"'"), known) for name, text in pairs}
+
+
+def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
+    """Yield line, name in capitals and the rest, continued lines joined, of each instruction."""
+    lines = text.splitlines()
+    escape = "`" if lines and _ESCAPE.match(lines[0]) else "\\"
+    number = 0
+    while number < len(lines):
+        first, line = number, lines[number]
+        number += 1
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        joined = line.rstrip()
+        while joined.endswith(escape) and number < len(lines):
+            following = lines[number].rstrip()
+            number += 1
+            # Comments and empty lines may stand between the parts.
+            if following and not following.lstrip().startswith("#"):
+                joined = joined[:-1] + " " + following
+        match = _INSTRUCTION.match(joined.removesuffix(escape))
+        if match is None:
+            continue
+        name = match[1].upper()
+        if name in ("RUN", "COPY", "ADD"):
+            for delimiter in _HEREDOC.findall(match[2]):
+                while number < len(lines) and lines[number].strip() != delimiter:
+                    number += 1
+                number += 1
+        yield first + 1, name, match[2].strip()

@@ -1,0 +1,290 @@
+"""Who asks what, and when: the kinds of client, and the seeded schedule that they keep.
+
+The schedule is open: a request is due at a time that does not depend on how the one before it went,
+and a slow answer postpones nobody else's. The same seed gives the same times and requests. Nothing
+is asked a second time.
+
+What may be changed here: kinds of client, and how much of the load is whose. A kind may not wait
+for another's answer, nor know anything of the rollout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, replace
+
+from gracefulworker.tools.rehearse.journal import Close, Ending, Exchange, Journal
+from gracefulworker.tools.rehearse.plan import Plan
+from gracefulworker.tools.rehearse.wire import Answer, Connection, Direct, Lost, Request, Service
+
+#: Mean seconds between two requests of a keep-alive client; a client has one of these.
+THINK = (0.2, 0.4, 0.8, 1.6, 3.2)
+
+#: Of so many keep-alive clients one is a sleeper: it asks once and says nothing any more.
+SLEEPER_EACH = 10
+
+#: The rate of each of the rarer kinds, as a share of the fresh connections' rate.
+RARE = 0.1
+
+#: Seconds that a late speaker is silent for, and over which slow requests and uploads are spread.
+SILENCE = (0.2, 1.2)
+SPREAD = 1.0
+PIECES = 5
+
+UPLOAD_SIZE = 64 * 1024
+
+#: Seconds between the two times at which everything is asked for before the rollout: a body that
+#: tells the time differs then.
+LESSON_GAP = 1.1
+
+
+class Unusable(Exception):
+    """The application cannot be rehearsed with; the argument is a sentence."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of client that uses a connection once."""
+
+    name: str
+    requests: tuple[Request, ...]
+    rate: float  #: requests a second
+    silence: tuple[float, float] = (0.0, 0.0)  #: seconds before the first byte
+
+
+def plain_requests(plan: Plan) -> tuple[Request, ...]:
+    return tuple(Request(method, path, body) for method, path, body in plan.paths)
+
+
+def kinds(plan: Plan) -> list[Kind]:
+    """All kinds but the keep-alive clients; those without a path in the plan are left out."""
+    plain, rare = plain_requests(plan), plan.rate * RARE
+    pause = SPREAD / (PIECES - 1)
+    halting = tuple(replace(request, head_pieces=PIECES, pause=pause) for request in plain)
+    found = [
+        Kind("fresh", plain, plan.rate),
+        Kind("slow request", halting, rare),
+        Kind("late speaker", plain, rare, SILENCE),
+    ]
+    if plan.slow:
+        found.append(Kind("slow answer", (Request("GET", plan.slow),), rare))
+    if plan.stream:
+        found.append(Kind("stream", (Request("GET", plan.stream),), rare))
+    if plan.upload:
+        body = random.Random(plan.seed).randbytes(UPLOAD_SIZE)
+        request = Request("POST", plan.upload, body, body_pieces=PIECES, pause=pause)
+        found.append(Kind("slow upload", (request,), rare))
+    return found
+
+
+class Clients:
+    """All clients of one rollout."""
+
+    def __init__(self, plan: Plan, service: Service, journal: Journal) -> None:
+        self._plan, self._service, self._journal = plan, service, journal
+        self._answers: dict[tuple[str, str], list[Answer]] = {}
+        self._compared = plan.same_body
+        self._sources: list[asyncio.Task[None]] = []
+        self._asking: set[asyncio.Task[None]] = set()
+        self._trouble: BaseException | None = None
+        self._pools: list[list[Connection]] = []
+
+    async def learn(self, pods: list[tuple[str, int]]) -> list[str]:
+        """Ask each pod for everything before the rollout; later answers are held against these.
+
+        Twice: what differs between two moments or two pods is not compared later. Of a single pod
+        nobody knows what differs.
+
+        :param pods: their addresses.
+        :returns: sentences on what will not be noticed.
+        :raises Unusable: a request fails when nothing has happened yet.
+        """
+        requests = {
+            replace(request, head_pieces=1, body_pieces=1, pause=0.0)
+            for kind in kinds(self._plan)
+            for request in kind.requests
+        }
+        for pause in (0.0, LESSON_GAP):
+            await asyncio.sleep(pause)
+            await asyncio.gather(*(self._learn(r, pod) for r in requests for pod in pods))
+        if len(pods) == 1:
+            self._compared = False
+        return self._reservations()
+
+    def _reservations(self) -> list[str]:
+        missing, differing = [], []
+        for (method, path), answers in sorted(self._answers.items()):
+            if any(answer.status >= 400 for answer in answers):
+                missing.append(f"{method} {path} ({max(answer.status for answer in answers)})")
+            if self._compared and len({answer.body for answer in answers}) > 1:
+                differing.append(f"{method} {path}")
+        found = []
+        if missing:
+            found.append(f"not a success before the rollout: {', '.join(missing)}")
+        if differing:
+            found.append(
+                f"differs from pod to pod or in time, so not compared: {', '.join(differing)}"
+            )
+        return found
+
+    async def _learn(self, request: Request, pod: tuple[str, int]) -> None:
+        journal = Journal()  # of its own: this is not part of the rollout
+        exchange = Exchange("before", str(request), 0.0, 0.0)
+        patience = self._plan.timeout + request.duration
+        connecting = Connection.open(journal, Direct(pod), journal.open("before"))
+        try:
+            connection = await asyncio.wait_for(connecting, patience)
+            answer = await asyncio.wait_for(connection.ask(request, exchange), patience)
+        except Lost as lost:
+            raise Unusable(f"{request} ended so before the rollout: {lost}") from None
+        except asyncio.TimeoutError:
+            raise Unusable(
+                f"{request} was not answered within {patience:g} s before the rollout"
+            ) from None
+        connection.close()
+        if answer.status >= 500:
+            raise Unusable(f"{request} was answered {answer.status} before the rollout")
+        self._answers.setdefault((request.method, request.path), []).append(answer)
+
+    def start(self) -> None:
+        sources = [self._once(kind) for kind in kinds(self._plan)]
+        for number in range(self._plan.connections):
+            sleeps = number % SLEEPER_EACH == SLEEPER_EACH - 1
+            sources.append(self._sleeper() if sleeps else self._keep_alive(number))
+        self._sources = [asyncio.ensure_future(source) for source in sources]
+
+    async def stop(self) -> None:
+        """Ask for nothing new, and finish what was asked; idle connections stay open.
+
+        :raises Unusable: a client could not do its work, so that what it noted says nothing.
+        """
+        await _cancel(self._sources)
+        if self._asking:
+            await asyncio.wait(self._asking)
+        if self._trouble:
+            raise Unusable(f"a client failed: {self._trouble!r}") from self._trouble
+
+    async def clean_up(self) -> None:
+        await _cancel([*self._sources, *self._asking])
+        for connection in itertools.chain(*self._pools):
+            connection.transport.abort()
+
+    # The kinds
+
+    async def _once(self, kind: Kind) -> None:
+        rng = random.Random(f"{self._plan.seed}/{kind.name}")
+        async for due in _arrivals(rng, kind.rate):
+            request = replace(rng.choice(kind.requests), silence=rng.uniform(*kind.silence))
+            self._spawn(self._exchange_once(kind.name, request, due))
+
+    async def _keep_alive(self, number: int) -> None:
+        rng = random.Random(f"{self._plan.seed}/keep-alive/{number}")
+        requests = plain_requests(self._plan)
+        pool: list[Connection] = []
+        self._pools.append(pool)
+        async for due in _arrivals(rng, 1 / THINK[number % len(THINK)]):
+            self._spawn(self._exchange("keep-alive", rng.choice(requests), due, pool))
+
+    async def _sleeper(self) -> None:
+        pool: list[Connection] = []
+        self._pools.append(pool)
+        now = asyncio.get_running_loop().time()
+        await self._exchange("sleeper", plain_requests(self._plan)[0], now, pool)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._asking.add(task)
+        task.add_done_callback(self._asked)
+
+    def _asked(self, task: asyncio.Task[None]) -> None:
+        self._asking.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._trouble = self._trouble or error
+
+    async def _exchange_once(self, kind: str, request: Request, due: float) -> None:
+        """One request on a connection of its own."""
+        used: list[Connection] = []
+        await self._exchange(kind, request, due, used)
+        for connection in used:
+            connection.close()
+
+    async def _exchange(
+        self, kind: str, request: Request, due: float, pool: list[Connection]
+    ) -> None:
+        """One request: on an idle connection of `pool`, or on a new one."""
+        noted_due = self._journal.now() - (asyncio.get_running_loop().time() - due)
+        patience = self._plan.timeout + request.duration
+        try:
+            await asyncio.wait_for(self._converse(kind, request, noted_due, pool), patience)
+        except asyncio.TimeoutError:
+            return  # noted there
+
+    async def _converse(
+        self, kind: str, request: Request, due: float, pool: list[Connection]
+    ) -> None:
+        """The exchange itself. From the look at an idle connection to the first byte sent on it
+        nothing else runs, or it might be closed meanwhile."""
+        connection = self._take(pool)
+        track = connection.track if connection else self._journal.open(kind)
+        exchange = Exchange(kind, str(request), due, self._journal.now())
+        track.exchanges.append(exchange)
+        try:
+            if connection is None:
+                connection = await Connection.open(self._journal, self._service, track)
+            answer = await connection.ask(request, exchange)
+            exchange.ending = self._judge(request, answer)
+        except Lost as lost:
+            exchange.ending = lost.ending
+        except asyncio.CancelledError:
+            exchange.ending = Ending.TIMEOUT
+            raise
+        finally:
+            exchange.ended = self._journal.now()
+            if connection is None:
+                track.end(exchange.ended, Close.LOST)
+            elif connection.reusable:
+                pool.append(connection)
+
+    def _take(self, pool: list[Connection]) -> Connection | None:
+        """What was idle for the shortest time; what has ended, or was idle too long, is dropped.
+
+        A connection that is idle for the whole of a server's delay cannot be told of the end, so
+        a request may cross its close (RFC 9112 section 9.6). Hence a pool's own limit.
+        """
+        oldest = self._journal.now() - self._plan.idle_limit
+        while pool:
+            connection = pool.pop()
+            if connection.reusable and (connection.track.idle_since or 0.0) > oldest:
+                return connection
+            connection.close()
+        return None
+
+    def _judge(self, request: Request, answer: Answer) -> Ending:
+        before = self._answers[request.method, request.path]
+        if answer.status >= 500:
+            return Ending.SERVER_ERROR
+        if answer.status not in {a.status for a in before}:
+            return Ending.WRONG
+        bodies = {a.body for a in before}
+        if self._compared and len(bodies) == 1 and answer.body not in bodies:
+            return Ending.WRONG
+        return Ending.OK
+
+
+async def _arrivals(rng: random.Random, rate: float) -> AsyncIterator[float]:
+    """Times of the event loop at which something is due, `rate` a second, each when it has come."""
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    while True:
+        due += rng.expovariate(rate)
+        await asyncio.sleep(max(0.0, due - loop.time()))
+        yield due
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,174 @@
+"""What came out: as a table for a terminal, and as JSON.
+
+What may be changed here: the looks. Figures come from `rollout.Result` and from the journal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gracefulworker.tools.rehearse.journal import Ending, Track
+from gracefulworker.tools.rehearse.pods import Pod
+from gracefulworker.tools.rehearse.rollout import Result
+
+
+def show(console: Console, results: list[Result]) -> None:
+    """Print the tables: losses by kind of client, and the end of each pod."""
+    console.print(_clients_table(results))
+    console.print(_pods_table(results))
+    for result in results:
+        console.print(verdict(result))
+
+
+def verdict(result: Result) -> Text:
+    """One line: what was lost of how many, and what else was not as it should be."""
+    journal = result.journal
+    text = f"{result.worker} lost {journal.lost} of {journal.asked} requests"
+    if journal.lost:
+        text += f": {_in_words(journal.endings())}"
+    killed = sum("sigkill" in pod.marks for pod in result.old_pods)
+    if killed:
+        text += f"; {killed} of {len(result.old_pods)} pods had to be killed"
+    failed = [pod for pod in result.old_pods if pod.status != 0 and "sigkill" not in pod.marks]
+    if failed:
+        text += f"; {failed[0].name} exited with status {failed[0].status}"
+    early = [pod for pod in result.old_pods if _gate_before_endpoint(pod)]
+    if journal.lost and early:
+        text += (
+            f". The delay of {early[0].name} ended before its endpoint was gone:"
+            f" graceful_delay has to be longer than the lag ({result.plan.lag:g} s)"
+        )
+    return Text(text + ".", style="bold green" if result.clean else "bold red")
+
+
+def as_json(results: list[Result]) -> dict[str, Any]:
+    """Everything that was noted, times in seconds since each rollout's beginning."""
+    return {
+        "plan": _plan(results[0]),
+        "rollouts": [_rollout(result) for result in results],
+    }
+
+
+def _gate_before_endpoint(pod: Pod) -> bool:
+    return pod.marks.get("gate", math.inf) < pod.marks.get("endpoint_gone", -math.inf)
+
+
+def _in_words(endings: Counter[str]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in endings.most_common() if name != Ending.OK.value)
+
+
+def _clients_table(results: list[Result]) -> Table:
+    table = Table(title="Requests lost, by kind of client", title_justify="left")
+    table.add_column("client")
+    for result in results:
+        table.add_column(result.worker)
+    names = dict.fromkeys(x.kind for result in results for x in result.journal.exchanges())
+    for name in [*names, None]:
+        row = [result.journal.endings(name) for result in results]
+        style = "" if name else "bold"
+        table.add_row(Text(name or "all", style), *map(_cell, row), end_section=name is not None)
+    return table
+
+
+def _cell(endings: Counter[str]) -> Text:
+    lost = endings.total() - endings[Ending.OK.value]
+    text = Text(f"{lost} of {endings.total()}", style="red" if lost else "green")
+    if lost:
+        text.append(f"\n{_in_words(endings)}", style="dim")
+    return text
+
+
+def _pods_table(results: list[Result]) -> Table:
+    table = Table(
+        title="The end of each pod",
+        title_justify="left",
+        caption="exit: seconds after SIGTERM; overtime: seconds from the last request, or the"
+        " delay's end, to the exit; idle closed: connections closed unannounced (in brackets"
+        " those idle since before SIGTERM)",
+        caption_justify="left",
+    )
+    table.add_column("pod", no_wrap=True)
+    for column in ("exit", "overtime", "status", "SIGKILL", "idle closed"):
+        table.add_column(column, justify="right")
+    for result in results:
+        for pod in result.old_pods:
+            told, asleep = result.idle_closes(pod)
+            table.add_row(
+                f"{result.worker}, {pod.name}",
+                f"{pod.marks['exit'] - pod.marks['sigterm']:.2f}",
+                f"{result.overtime(pod):.2f}",
+                str(pod.status),
+                "needed" if "sigkill" in pod.marks else "no",
+                f"{len(told)} ({len(asleep)})",
+                end_section=pod is result.old_pods[-1],
+            )
+    return table
+
+
+def _plan(result: Result) -> dict[str, Any]:
+    plan = result.plan
+    return {
+        "app": plan.app,
+        "options": list(plan.options),
+        "pods": plan.pods,
+        "lag": plan.lag,
+        "grace": plan.grace,
+        "seed": plan.seed,
+        "rate": plan.rate,
+        "connections": plan.connections,
+    }
+
+
+def _rollout(result: Result) -> dict[str, Any]:
+    journal = result.journal
+    return {
+        "worker": result.worker,
+        "load": result.load,
+        "asked": journal.asked,
+        "lost": journal.lost,
+        "clean": result.clean,
+        "endings": dict(journal.endings()),
+        "pods": [_pod(result, pod) for pod in result.pods],
+        "connections": [_track(track) for track in journal.tracks],
+    }
+
+
+def _pod(result: Result, pod: Pod) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": pod.name, "marks": pod.marks, "log": pod.log}
+    if pod in result.old_pods:
+        told, asleep = result.idle_closes(pod)
+        found.update(
+            status=pod.status,
+            overtime=result.overtime(pod),
+            idle_closed=len(told),
+            idle_closed_asleep=len(asleep),
+        )
+    return found
+
+
+def _track(track: Track) -> dict[str, Any]:
+    return {
+        "kind": track.kind,
+        "pod": track.pod,
+        "opened": track.opened,
+        "closed": track.closed,
+        "close": track.close.value,
+        "requests": [
+            {
+                "request": x.request,
+                "due": x.due,
+                "began": x.began,
+                "ended": x.ended,
+                "ending": x.label,
+                "lost": x.lost,
+                "status": x.status,
+            }
+            for x in track.exchanges
+        ],
+    }

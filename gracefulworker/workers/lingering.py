@@ -1,0 +1,135 @@
+"""Closing connections without losing an answer: FIN first, then reading on.
+
+close() with unread bytes in the receive buffer, or bytes that arrive after it, sends RST, which can
+destroy a response on its way. So: FIN first (RFC 9112 section 9.6), then read on until the client
+closes its side too, for a bounded time and in nobody's way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import select
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from gracefulworker.shared.sockets import poll, readable
+
+#: Seconds without a byte that a closed connection is read on for (2 s in all is what gunicorn's
+#: util.close_graceful allows), and at the most (nginx's lingering_time).
+LINGER = 2.0
+LINGER_MAX = 30.0
+
+#: Seconds between two looks at closed connections while one of their clients is still sending, and
+#: how long after its last bytes that is believed: longer than most round trips.
+LINGER_PASS = 0.005
+LINGER_PAUSE = 0.2
+
+#: Idle connections that are looked at at once before they are closed.
+LOOK_BATCH = 32
+
+#: Bytes that are thrown away at once.
+WASTE = 262144
+
+
+def still_idle(connections: list[Any]) -> Iterator[Any]:
+    """Those of idle `connections` that have nothing to tell, for a FIN right after this last look.
+
+    What comes in between has come too late, and closing thousands takes tens of milliseconds. So
+    there is a look for a few of them at a time.
+    """
+    for start in range(0, len(connections), LOOK_BATCH):
+        batch = connections[start : start + LOOK_BATCH]
+        speaking = readable([connection.fileno() for connection in batch])
+        for connection in batch:
+            if connection.fileno() not in speaking:
+                yield connection
+
+
+class Lingerer:
+    """Connections that have sent FIN and are read on until the client closes its side too.
+
+    Not thread-safe: the main loop owns it and calls `sweep` in each pass. Nobody waits on it, as
+    nobody but the client can hurry it.
+    """
+
+    def __init__(self) -> None:
+        self._poll = poll()
+        #: descriptor -> monotonic seconds of its end, unless bytes come, and in any case
+        self._ends: dict[int, tuple[float, float]] = {}
+        # Its pages cost no memory before they are written to.
+        self._waste = (mmap.mmap(-1, WASTE),)
+        self.last_fin = 0.0  #: monotonic seconds
+        #: until when (monotonic seconds) a client is believed to be sending; 0.0: none is. The
+        #: next sweep is due within `LINGER_PASS` then.
+        self.receiving = 0.0
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def half_close(self, connection: Any) -> None:
+        """Send FIN; reading goes on, behind TLS too, where `shutdown` would forget the session.
+
+        :raises OSError: the client is gone already.
+        """
+        # Not the method: the sync worker's own leads here.
+        socket.socket.shutdown(connection, socket.SHUT_WR)
+        self.last_fin = time.monotonic()
+
+    def add(self, connection: socket.socket, half_closed: bool = False) -> None:
+        """Half-close `connection` and take its descriptor, to be closed here and only here.
+
+        :param half_closed: it has been, at its time.
+        """
+        try:
+            if not half_closed:
+                self.half_close(connection)
+        except OSError:
+            socket.socket.close(connection)  # the client is gone already
+            return
+        fd = connection.detach()
+        self._poll.register(fd, select.POLLIN)
+        now = time.monotonic()
+        self._ends[fd] = now + LINGER, now + LINGER_MAX
+
+    def discard(self, fds: list[int]) -> None:
+        """Read once what has come at descriptors of others, which are about to be closed."""
+        for fd in readable(fds):
+            with contextlib.suppress(OSError):  # reset by the client
+                os.readv(fd, self._waste)
+
+    def sweep(self) -> None:
+        """Read what has come, close what has ended or had its time."""
+        now = time.monotonic()
+        if now > self.receiving:
+            self.receiving = 0.0
+        for fd, _ in self._poll.poll(0):
+            try:
+                received = os.readv(fd, self._waste)
+            except OSError:
+                received = 0  # reset by the client
+            if received:
+                self.receiving = now + LINGER_PAUSE
+                last = self._ends.pop(fd)[1]
+                self._ends[fd] = min(now + LINGER, last), last
+            else:
+                self._close(fd)
+        for fd, (end, _) in list(self._ends.items()):
+            if end > now:
+                break
+            self._close(fd)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for fd in list(self._ends):
+            self._close(fd)
+
+    def _close(self, fd: int) -> None:
+        self._poll.unregister(fd)
+        del self._ends[fd]
+        os.close(fd)
+        if not self._ends:
+            self.receiving = 0.0

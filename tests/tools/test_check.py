@@ -1,0 +1,681 @@
+"""`gracefulworker check`: each rule on a file with just that mistake, sound files, bad input.
+
+The files in manifests/ are called after the rule that they break; a comment `# <- here` marks the
+line that the finding has to name. Those in manifests/sound/ must pass without a word: each of them
+was once easy to mistake for a mistake.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gracefulworker.tools import cli
+from gracefulworker.tools.manifests import dockerfile, rules, shell
+from gracefulworker.tools.manifests.sources import MAX_SIZE, Source
+
+TESTS = Path(__file__).parent
+EXAMPLES = TESTS.parents[1] / "examples"
+FAULTS = sorted(p for p in (TESTS / "manifests").iterdir() if p.is_file())
+SOUND = sorted((TESTS / "manifests" / "sound").iterdir())
+
+#: The parts that are filled in below are all that matters.
+DEPLOYMENT = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+        - name: app
+          image: registry.example/web:1
+          readinessProbe: {httpGet: {path: /, port: 8000}}
+"""
+
+DOCKERFILE = 'FROM python:3.13-slim\nCMD ["gunicorn", "-k", "gthread", "app:app"]\n'
+
+
+@pytest.fixture
+def check(capsys):
+    """Runs the command on paths; returns its exit status and its report."""
+
+    def run(*arguments):
+        status = cli.main(["check", "--format", "json", *map(str, arguments)])
+        return status, json.loads(capsys.readouterr().out)
+
+    return run
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a file, its name first, and returns its path."""
+
+    def write(name, text):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def found(report):
+    return [finding["rule"] for finding in report["findings"]]
+
+
+def deployment(command, more=""):
+    return f"{DEPLOYMENT}          command: {json.dumps(command)}\n{more}"
+
+
+# -- the rules
+
+
+@pytest.mark.parametrize("path", FAULTS, ids=lambda path: path.name)
+def test_finds_exactly_the_planted_fault(check, path):
+    status, report = check(path)
+    assert report["unreadable"] == []
+    (finding,) = report["findings"]
+    assert path.name.startswith(finding["rule"])
+    assert finding["file"] == str(path)
+    marked = [n for n, line in enumerate(path.read_text().splitlines(), 1) if "# <- here" in line]
+    assert marked in ([], [finding["line"]])
+    assert status == (finding["severity"] == "error")
+    assert all(finding[name] for name in ("mistake", "effect", "fix", "field", "server"))
+
+
+def test_each_rule_has_a_fault():
+    names = {path.name for path in FAULTS}
+    assert [r for r in rules.RULES if not any(name.startswith(r) for name in names)] == []
+    assert len(rules.RULES) == 12
+
+
+@pytest.mark.parametrize("path", SOUND, ids=lambda path: path.name)
+def test_finds_nothing_in_sound_files(check, path):
+    status, report = check(path)
+    assert (status, report["findings"], report["unreadable"]) == (0, [], [])
+    # These two start nothing by themselves; in all others there is something to judge.
+    assert bool(report["servers"]) == (path.name not in ("entrypoint.sh", "patch.yaml"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["gunicorn"],
+        ["/opt/venv/bin/gunicorn"],
+        ["python3.12", "-X", "dev", "-m", "gunicorn"],
+        ["python", "/usr/local/bin/gunicorn"],
+        ["tini", "-v", "--", "gunicorn"],
+        ["/usr/bin/dumb-init", "--rewrite", "15:2", "gunicorn"],
+        ["ddtrace-run", "gunicorn"],
+        ["newrelic-admin", "run-program", "gunicorn"],
+        ["opentelemetry-instrument", "--traces_exporter", "otlp", "gunicorn"],
+        ["poetry", "run", "gunicorn"],
+        ["uv", "run", "--no-sync", "gunicorn"],
+        ["env", "A=1", "gunicorn"],
+        ["gosu", "app", "python", "-m", "gunicorn"],
+        ["docker-entrypoint.sh", "gunicorn"],
+    ],
+    ids=" ".join,
+)
+def test_gunicorn_is_found_behind_wrappers(check, write, words):
+    _, report = check(write("web.yaml", deployment([*words, "-k", "gthread", "app:app"])))
+    assert (report["servers"], found(report)) == (1, ["no-delay"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["celery", "-A", "app"],
+        ["pip", "install", "gunicorn"],
+        ["echo", "gunicorn"],
+        ["uvicorn"],
+        [],
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_gunicorn_is_not_judged(check, write, words):
+    assert check(write("web.yaml", deployment(words)))[1]["servers"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "is_held"),
+    [
+        ("exec gunicorn app:app", False),
+        ("cd /app && exec gunicorn app:app", False),
+        ("if true; then exec gunicorn app:app; fi", False),
+        ("exec gunicorn app:app >> /log 2>&1", False),
+        ("gunicorn app:app", True),
+        ("exec gunicorn app:app | tee /log", True),
+        ("exec gunicorn app:app &\nwait", True),
+        ("trap 'kill $!' TERM; gunicorn app:app & wait", False),
+    ],
+)
+def test_shell_above_gunicorn(check, write, text, is_held):
+    words = ["sh", "-c", text.replace("app:app", "-k gracefulworker.gthread app:app")]
+    _, report = check(write("web.yaml", deployment(words)))
+    assert (report["servers"], found(report)) == (1, ["sigterm-lost"] * is_held)
+
+
+@pytest.mark.parametrize("shell_name", ["dash", "bash", "busybox sh"])
+@pytest.mark.parametrize(
+    "text", ["{}", "true && {}", "true; {}", "A=1 {}", "{} 2>&1", "{} | cat", "cd / && exec {}"]
+)
+def test_shells_do_what_the_rule_says(check, write, tmp_path, shell_name, text):
+    """The same text is judged, and run: is the shell still there, or has it become the command?"""
+    if shutil.which(shell_name.split()[0]) is None:
+        pytest.skip(f"there is no {shell_name} here")
+    words = [*shell_name.split(), "-c", text.format("gunicorn -k gracefulworker.gthread app:app")]
+    _, report = check(write("web.yaml", deployment(words)))
+
+    program = write("gunicorn", "#!/bin/sh\necho $$; exec sleep 60\n")
+    program.chmod(0o755)
+    process = subprocess.Popen(
+        [*shell_name.split(), "-c", text.format(program)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            stays = int(process.stdout.readline()) != process.pid
+        finally:
+            os.killpg(process.pid, 9)
+    assert found(report) == ["sigterm-lost"] * stays
+
+
+# -- several files together
+
+
+def test_command_of_the_image(check, write):
+    """A container without a command is started by the one Dockerfile that was given."""
+    image = write("Dockerfile", DOCKERFILE)
+    assert found(check(write("web.yaml", DEPLOYMENT))[1]) == []
+    assert found(check(write("web.yaml", DEPLOYMENT), image)[1]) == ["no-delay"]
+    more = '          args: ["gunicorn", "-k", "gracefulworker.gthread", "app:app"]\n'
+    assert found(check(write("web.yaml", DEPLOYMENT + more), image)[1]) == []
+
+
+def test_image_with_the_containers_name_among_several(check, write, tmp_path):
+    write("web/Dockerfile", DOCKERFILE)
+    write("worker/Dockerfile", 'FROM python\nCMD ["celery"]\n')
+    write("web.yaml", DEPLOYMENT)
+    _, report = check(tmp_path)
+    assert [one["server"] for one in report["findings"]] == ["Deployment web, container app"]
+
+
+def test_a_dockerfile_that_no_container_is_matched_to_is_named(check, write, tmp_path):
+    """Else nobody would know that the Deployment was not judged."""
+    image = write("shop/Dockerfile", DOCKERFILE)
+    write("worker/Dockerfile", 'FROM python\nCMD ["celery"]\n')
+    write("more/Dockerfile", DOCKERFILE)
+    write("web.yaml", DEPLOYMENT.replace("/web:1", "/other:1"))
+    _, report = check(tmp_path)
+    assert f"{image}: no container in the files is known to be of this image" in report["notes"]
+    assert len(report["notes"]) == 2
+
+
+def test_script_of_the_image(check, write):
+    """ENTRYPOINT a script that was given, CMD what it runs."""
+    image = write(
+        "Dockerfile", 'FROM python\nENTRYPOINT ["/entrypoint.sh"]\nCMD ["gunicorn", "app:app"]\n'
+    )
+    sound = write("entrypoint.sh", '#!/bin/sh\nset -e\nexec "$@"\n')
+    assert found(check(image, sound)[1]) == []
+    script = write("entrypoint.sh", '#!/bin/sh\nset -e\n"$@"\n')
+    (finding,) = check(image, script)[1]["findings"]
+    assert (finding["rule"], finding["file"], finding["line"]) == ("sigterm-lost", str(script), 3)
+
+
+def test_scripts_in_a_directory_are_read_only_when_they_are_used(check, write, tmp_path):
+    write("scripts/dev.sh", "#!/bin/sh\ngunicorn --reload app:app\n")
+    assert check(tmp_path)[1]["servers"] == 0
+
+
+def test_config_file(check, write):
+    manifest = write("web.yaml", deployment(["gunicorn", "-c", "/etc/web.py", "app:app"]))
+    status, report = check(manifest)
+    assert (status, report["findings"]) == (0, [])
+    assert "gunicorn probably reads /etc/web.py: give it with -c" in report["notes"][0]
+    config = write("conf.py", "import os\nprint('hello')\nworker_class = os.environ['WORKER']\n")
+    more = "          env: [{name: WORKER, value: %s}]\n"
+    stock = write("web.yaml", manifest.read_text() + more % "gevent")
+    assert found(check(stock, "-c", config)[1]) == ["no-delay"]
+    ours = write("web.yaml", manifest.read_text().replace("gevent", "gracefulworker.gevent"))
+    assert found(check(ours, "-c", config)[1]) == []
+
+
+def test_config_file_that_lies_beside_is_named_and_not_run(check, write):
+    manifest = write("web.yaml", deployment(["gunicorn", "app:app"]))
+    assert found(check(manifest)[1]) == ["no-delay"]
+    write("gunicorn.conf.py", "raise SystemExit('run')\n")
+    _, report = check(manifest)
+    assert report["findings"] == []
+    assert "gunicorn.conf.py: give it with -c" in report["notes"][0]
+
+
+def test_hooks_in_the_config_file_are_a_delay(check, write):
+    manifest = write("web.yaml", deployment(["gunicorn", "-k", "uvicorn.workers.W", "app:app"]))
+    config = write("conf.py", "from gracefulworker.hooks import when_ready\n")
+    assert found(check(manifest, "-c", config)[1]) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["import nothing_of_this_name", "raise SystemExit(3)", "x = (", "1 / 0"]
+)
+def test_config_file_that_cannot_be_run(write, capsys, text):
+    manifest = write("web.yaml", deployment(["gunicorn", "app:app"]))
+    config = write("conf.py", text)
+    assert cli.main(["check", str(manifest), "-c", str(config)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "conf.py cannot be run: " in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_misspelt_name_in_the_config_file(check, write):
+    manifest = write("web.yaml", deployment(["gunicorn", "-k", "gracefulworker.gthread", "app:a"]))
+    config = write("conf.py", "grateful_timeout = 20\n")
+    (finding,) = check(manifest, "-c", config)[1]["findings"]
+    assert (finding["rule"], finding["severity"]) == ("options", "warning")
+    assert "did you mean graceful_timeout?" in finding["mistake"]
+
+
+def test_our_own_environment_does_not_leak_into_the_service(check, write, monkeypatch):
+    monkeypatch.setenv("GRACEFUL_DELAY", "nonsense")
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--no-such-option")
+    monkeypatch.setenv("WEB_CONCURRENCY", "many")
+    command = ["gunicorn", "-k", "gracefulworker.gthread", "app:app"]
+    assert found(check(write("web.yaml", deployment(command)))[1]) == []
+
+
+# -- the example
+
+
+def test_example_is_valid():
+    documents = [
+        document
+        for path in sorted((EXAMPLES / "kubernetes").glob("*.yaml"))
+        for document in yaml.safe_load_all(path.read_text())
+    ]
+    kinds = {document["kind"] for document in documents}
+    assert kinds == {"Deployment", "Service", "PodDisruptionBudget", "Kustomization"}
+    for document in documents:
+        if document["kind"] != "Kustomization":  # kustomize's own, no part of the API
+            for version in ("1.30", kubernetes_validate.latest_version()):
+                kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_schemas_find_a_fault():
+    document = yaml.safe_load((EXAMPLES / "kubernetes" / "deployment.yaml").read_text())
+    document["spec"]["template"]["spec"]["terminationGracePeriod"] = 30
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_kustomization_lists_what_is_there():
+    directory = EXAMPLES / "kubernetes"
+    listed = yaml.safe_load((directory / "kustomization.yaml").read_text())["resources"]
+    assert sorted([*listed, "kustomization.yaml"]) == sorted(p.name for p in directory.iterdir())
+
+
+def test_nothing_is_found_in_the_examples(check):
+    config = EXAMPLES / "flask_app" / "gunicorn.conf.py"
+    status, report = check(EXAMPLES / "kubernetes", EXAMPLES / "flask_app", "-c", config)
+    assert (status, report["findings"], report["notes"]) == (0, [], [])
+    assert report["servers"] == 2  # the image, and the container that runs it
+
+
+def test_a_fault_in_the_example_is_found(check, tmp_path):
+    """The test above does look: the same files with a shorter period."""
+    text = (EXAMPLES / "kubernetes" / "deployment.yaml").read_text()
+    assert "terminationGracePeriodSeconds: 30\n" in text
+    path = tmp_path / "deployment.yaml"
+    path.write_text(
+        text.replace("terminationGracePeriodSeconds: 30\n", "terminationGracePeriodSeconds: 20\n")
+    )
+    config = EXAMPLES / "flask_app" / "gunicorn.conf.py"
+    _, report = check(path, EXAMPLES / "flask_app", "-c", config)
+    assert found(report) == ["grace-period"]
+
+
+# -- input and output
+
+
+def test_text(capsys):
+    path = TESTS / "manifests" / "no-delay.yaml"
+    assert cli.main(["check", str(path)]) == 1
+    first, where, clients, fix, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{path}:17: error: no-delay: gunicorn (worker class gthread) stops")
+    assert where.endswith("container app: spec.template.spec.containers[0].command")
+    assert clients.startswith("    clients  for some seconds at each deploy")
+    assert fix.startswith("    fix      -k gracefulworker.gthread")
+    assert last == "1 file, 1 gunicorn: 1 error, 0 warnings"
+
+
+def test_json_fields(check):
+    _, report = check(TESTS / "manifests" / "no-delay.yaml")
+    assert report.keys() == {"schema", "files", "servers", "findings", "unreadable", "notes"}
+    assert report["schema"] == 1
+    assert report["findings"][0].keys() == {
+        *("rule", "severity", "server", "file", "line", "field", "mistake", "effect", "fix")
+    }
+
+
+def test_standard_input():
+    text = (TESTS / "manifests" / "no-delay.yaml").read_text()
+    command = [sys.executable, "-m", "gracefulworker", "check", "-"]
+    ran = subprocess.run(command, input=text, capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert ran.stdout.startswith("<stdin>:17: error: no-delay")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.yaml", b"a: [1, 2\nb: }", "is not valid YAML"),
+        ("a.yaml", b"\xff\xfe\x00\x01", "is not text"),
+        ("a.yaml", b"a: \x00", "zero byte"),
+        ("a.yaml", b"a: \x07", "is not valid YAML"),
+        ("a.yaml", b"[" * 100_000, "is not read: its YAML is nested too deeply"),
+        ("a.yaml", b"- " * 100_000, "is not read: its YAML is nested too deeply"),
+        (
+            "a.yaml",
+            b"\n".join(b" " * (1998 * n) + b"- " * 999 for n in range(70)),
+            "is not read: its YAML is nested too deeply",
+        ),
+        ("a.yaml", b"a: " + b"x" * 10_000_000, "is larger than 5 MB"),
+        ("a.json", b'{"kind": ', "is not valid YAML"),
+        ("a.png", b"\x89PNG\r\n\x1a\n", "is neither YAML, nor a Dockerfile"),
+        ("notes.txt", b"gunicorn", "is neither YAML, nor a Dockerfile"),
+        ("a.yaml", b"{{- if .Values.web }}\nkind: Deployment\n{{- end }}\n", "helm template"),
+        (
+            "a.yaml",
+            deployment(["gunicorn", "app"], "          env: {{ .Values.env }}\n").encode(),
+            "a template that has not been rendered",
+        ),
+    ],
+)
+def test_unreadable_input_is_named(check, tmp_path, name, data, message):
+    path = tmp_path / name
+    path.write_bytes(data)
+    status, report = check(path)
+    assert status == 2
+    (error,) = report["unreadable"]
+    assert error["file"] == str(path)
+    assert message in error["message"]
+
+
+def test_line_of_broken_yaml(check, write):
+    (error,) = check(write("a.yaml", "a: 1\nb: 2\nc: d: e\n"))[1]["unreadable"]
+    assert error["line"] == 3
+
+
+def test_what_can_be_read_is_judged_all_the_same(check, write):
+    broken = write("broken.yaml", "a: [")
+    status, report = check(broken, TESTS / "manifests" / "no-delay.yaml", broken.parent / "none")
+    assert status == 2
+    assert found(report) == ["no-delay"]
+    assert [Path(one["file"]).name for one in report["unreadable"]] == ["broken.yaml", "none"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "---\n---\n", "# nothing\n", "null", "[1, 2]", "text", "a: *b"]
+)
+def test_files_without_a_workload(check, write, text):
+    status, report = check(write("a.yaml", text))
+    assert report["servers"] == 0
+    assert status == (2 if "*" in text else 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kind: Deployment\nspec: &a {template: *a}\n",
+        "kind: Deployment\nspec: &a\n  <<: *a\n  template: *a\n",
+        "kind: [Deployment]\n",
+        "kind: Deployment\nspec: 3\n",
+        "kind: Pod\nspec: {containers: {name: app, image: a}}\n",
+        "kind: Pod\nspec: {containers: [null, 3, [], {image: [], command: 3}]}\n",
+        "kind: Pod\nspec: {containers: [{image: a, command: [gunicorn, [], {}, null], env: x}]}\n",
+        "kind: Pod\nspec: {containers: [{image: a, command: [sh, -c]}]}\n",
+        "kind: List\nitems: {}\n",
+        "kind: Deployment\nspec: {strangeField: 1, template: {spec: {containers: [{image: a}]}}}\n",
+    ],
+)
+def test_strange_manifests_are_no_traceback(check, write, text):
+    assert check(write("a.yaml", text))[0] in (0, 1)
+
+
+def test_laughs(check, write):
+    """Aliases of aliases of aliases: 10 ** 9 nodes, if anybody wrote them out."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    text = "\n".join([*lines, "kind: Deployment", "spec: {template: {spec: {containers: *a8}}}"])
+    assert check(write("a.yaml", text))[0] == 0
+
+
+def test_directory_with_other_files(check, write, tmp_path):
+    write("web.yaml", deployment(["gunicorn", "app:app"]))
+    write("package-lock.json", "{")
+    write("README.md", "{{ }}")
+    write("node_modules/x/broken.yaml", "a: [")
+    write(".git/broken.yaml", "a: [")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    status, report = check(tmp_path)
+    assert (status, report["files"], found(report)) == (1, 1, ["no-delay"])
+
+
+def test_chart_in_a_directory_is_one_error(check, write, tmp_path):
+    write("chart/Chart.yaml", "name: web\n")
+    for name in ("deployment", "service"):
+        write(f"chart/templates/{name}.yaml", "{{- if .Values.web }}\n{{- end }}\n")
+    status, report = check(tmp_path)
+    assert status == 2
+    (error,) = report["unreadable"]
+    assert error["file"] == str(tmp_path / "chart" / "templates")
+
+
+def test_json_with_tabs(check, write):
+    manifest = yaml.safe_load(deployment(["gunicorn", "app:app"]))
+    path = write("web.json", json.dumps(manifest, indent="\t"))
+    assert found(check(path)[1]) == ["no-delay"]
+
+
+def test_characters_that_cannot_be_printed(capsys, tmp_path):
+    path = tmp_path / "a\udcff.yaml"
+    text = deployment(["gunicorn", "app:app"]).replace("name: app", 'name: "a\\nb\\e[2J"')
+    path.write_text(text)
+    assert cli.main(["check", str(path)]) == 1
+    first, where, *_ = capsys.readouterr().out.splitlines()
+    assert "/a\\udcff.yaml:" in first
+    assert "container a\\nb\\x1b[2J: " in where
+
+
+def test_directory_that_cannot_be_read(check, tmp_path, monkeypatch):
+    """Permissions do not hold back root, so the directory vanishes between two calls."""
+    monkeypatch.setattr(os.path, "isdir", lambda path: True)
+    status, report = check(tmp_path / "gone")
+    assert status == 2
+    assert report["unreadable"][0]["message"] == "cannot be read: No such file or directory"
+
+
+def test_config_file_that_changes_the_directory(check, write):
+    manifest = write("web.yaml", deployment(["gunicorn", "app:app"]))
+    config = write("conf.py", "import os, sys\nos.chdir('/')\nsys.path.clear()\n")
+    before = os.getcwd(), list(sys.path)
+    assert found(check(manifest, "-c", config)[1]) == ["no-delay"]
+    assert (os.getcwd(), sys.path) == before
+
+
+def test_usage_errors():
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["check"])
+    assert ended.value.code == 2
+
+
+def test_without_the_extra(tmp_path):
+    """PyYAML is hidden by a module of its name that is not there."""
+    (tmp_path / "yaml.py").write_text("raise ModuleNotFoundError(name='yaml')\n")
+    command = [sys.executable, "-m", "gracefulworker", "check", "x.yaml"]
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ran = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert ran.stderr == (
+        "gracefulworker check needs PyYAML: pip install 'gracefulworker[kubernetes]'\n"
+    )
+
+
+def test_two_hundred_documents(check, write):
+    """The ceiling is far above what it takes (0.3 s on an idle machine): it is not quadratic."""
+    documents = [
+        deployment(["gunicorn", "-k", "gracefulworker.gthread", "app:app"]).replace(
+            "name: web", f"name: web-{number}"
+        )
+        for number in range(200)
+    ]
+    path = write("all.yaml", "---\n".join(documents))
+    begin = time.monotonic()
+    status, report = check(path)
+    assert time.monotonic() - begin < 20
+    assert (status, report["servers"]) == (0, 200)
+
+
+# -- anything at all
+
+
+WORDS = st.sampled_from(
+    [
+        *("kind: Deployment", "spec:", "template:", "containers:", "- name: app", "image: a:1"),
+        *("command: [", "gunicorn", "sh", "-c", "]", "{", "}", "'", '"', "|", ">", "&a", "*a"),
+        *("<<: *a", "---", "{{", "env:", "- name: GUNICORN_CMD_ARGS", "value: ", "\t", "$(X)"),
+        *("-b", "$X", "${X:-1}", "exec", "&&", "<<EOF", "EOF", "FROM a AS b", "CMD", "ENTRYPOINT"),
+        *("readinessProbe: {httpGet: {port: x}}", "lifecycle: {preStop: {sleep: 3}}", "\\", "#"),
+        *("terminationGracePeriodSeconds: .inf", "SHELL []", 'CMD ["gunicorn", "-w"]', "web: "),
+    ]
+)
+LINES = st.lists(
+    st.tuples(st.integers(0, 8), st.lists(WORDS | st.text(max_size=8), max_size=6)), max_size=20
+)
+ANY = LINES.map(lambda lines: "\n".join(" " * n + " ".join(words) for n, words in lines))
+
+
+@settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(ANY | st.text(), st.sampled_from(["a.yaml", "Dockerfile", "Procfile", "entrypoint.sh"]))
+def test_no_text_is_a_traceback(tmp_path, capsys, text, name):
+    path = tmp_path / name
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    assert cli.main(["check", str(path)]) in (0, 1, 2)
+    capsys.readouterr()
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+FIELDS = [
+    *(("kind",), ("metadata",), ("spec",), ("spec", "template"), ("spec", "template", "spec")),
+    *(("spec", "template", "metadata", "labels"), ("spec", "strategy")),
+    *(("spec", "template", "spec", "containers"),),
+    *(("spec", "template", "spec", "terminationGracePeriodSeconds"),),
+]
+CONTAINER = ["command", "args", "env", "envFrom", "image", "name", "ports", "lifecycle"]
+CONTAINER += ["readinessProbe", "livenessProbe", "startupProbe"]
+
+
+@settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.data())
+def test_no_value_in_any_field_is_a_traceback(tmp_path, capsys, data):
+    manifest = yaml.safe_load(deployment(["gunicorn", "--timeout", "120", "app:app"]))
+    container = manifest["spec"]["template"]["spec"]["containers"][0]
+    for name in data.draw(st.lists(st.sampled_from(CONTAINER), max_size=3)):
+        container[name] = data.draw(VALUES)
+    if data.draw(st.booleans()):
+        *path, last = data.draw(st.sampled_from(FIELDS))
+        target = manifest
+        for key in path:
+            target = target.setdefault(key, {})
+        target[last] = data.draw(VALUES)
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(manifest))
+    assert cli.main(["check", str(file)]) in (0, 1, 2)
+    capsys.readouterr()
+
+
+# -- the readers
+
+
+def test_shell_commands():
+    text = "A=1 B='x y' run one \\\n  two # comment\nif [ x ]; then exec last 2>&1; fi | tee\n"
+    first, test, second, _, tee = shell.commands(text)
+    assert (first.line, first.assigned, first.words) == (
+        1,
+        {"A": "1", "B": "x y"},
+        ["run", "one", "two"],
+    )
+    assert test.words == ["[", "x", "]"]
+    assert (second.line, second.words, second.is_exec) == (3, ["last"], True)
+    assert second.is_redirected
+    assert (tee.words, tee.before) == (["tee"], "|")
+
+
+def test_shell_here_document_is_no_command():
+    text = "cat <<-'EOF' > file\nit's\nEOF\nrun\n"
+    assert [command.words for command in shell.commands(text)] == [["cat"], ["run"]]
+
+
+def test_shell_quotation_that_never_ends_is_one_bad_line():
+    assert [command.words for command in shell.commands("echo it's\nrun\n")] == [["run"]]
+
+
+def test_dockerfile_stages():
+    text = (
+        "ARG BASE=python\n"
+        "FROM python:3.13-alpine AS base\n"
+        "ENV A=1 B='two words'\n"
+        'ENTRYPOINT ["tini", "--"]\n'
+        "FROM node AS assets\n"
+        "CMD npm start\n"
+        "FROM base\n"
+        "env C $A\n"
+        'CMD ["gunicorn"]\n'
+    )
+    image = dockerfile.read(Source("Dockerfile", "dockerfile", text, True))
+    assert image.entrypoint.words == ("tini", "--")
+    assert (image.command.words, image.command.place.line) == (("gunicorn",), 9)
+    assert image.environ == {"A": "1", "B": "two words", "C": "1"}
+    assert image.sh == "busybox"
+
+
+def test_size_limit_is_far_above_a_large_chart():
+    assert MAX_SIZE == 5_000_000
+
+
+def test_documentation_has_each_rule():
+    text = (TESTS.parents[1] / "docs" / "check.md").read_text()
+    table = text.partition("## The rules")[2].partition("\n\nAn error")[0]
+    rows = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert rows == list(rules.RULES)

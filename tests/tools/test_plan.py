@@ -1,0 +1,136 @@
+"""`gracefulworker plan`: what it reads, the picture, and that the picture is to scale."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gracefulworker.settings import Settings
+from gracefulworker.tools import cli
+from gracefulworker.tools.cli.plan import WIDTH, picture
+
+
+@pytest.fixture
+def plan(capsys, tmp_path, monkeypatch):
+    """Runs the command in an empty directory; returns its status, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        status = cli.main(["plan", *arguments])
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+def test_defaults(plan):
+    status, out, err = plan()
+    assert (status, err) == (0, "")
+    assert out == (
+        "shutdown plan: accept 5.0 s, finish within 24.0 s, exit by 29.0 s of 30.0 s\n"
+        "\n"
+        "SIGTERM    |                                                     seconds\n"
+        "LAME_DUCK  |==========                                                  "
+        "|   0.0 to   5.0  serves as before, answers say close\n"
+        "DRAINING   |          ================================================  "
+        "|   5.0 to  29.0  refuses newcomers, finishes the rest\n"
+        "margin     |                                                          =="
+        "|  29.0 to  30.0  exits\n"
+        "SIGKILL    |                                                           X"
+        "| at  30.0\n"
+        "\n"
+        "terminationGracePeriodSeconds: 30\n"
+    )
+
+
+def test_chosen_graceful_timeout_needs_a_period(plan):
+    _, out, _ = plan("--graceful-timeout", "85", "--graceful-delay", "20")
+    assert out.endswith("\nterminationGracePeriodSeconds: 106\n")
+
+
+def test_sources_that_name_each_other(plan, tmp_path, monkeypatch):
+    (tmp_path / "prod.py").write_text("raw_env = ['GRACEFUL_DELAY=15']\ngraceful_timeout = 40\n")
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "-c prod.py")
+    assert "accept 15.0 s, finish within 40.0 s" in plan()[1]
+    assert "accept 2.0 s, finish within 40.0 s" in plan("--graceful-delay", "2")[1]
+
+
+def test_sources(plan, tmp_path, monkeypatch):
+    """The config file, over it the environment, over that the options."""
+    (tmp_path / "gunicorn.conf.py").write_text("graceful_delay = 3\ngraceful_timeout = 40\n")
+    assert "accept 3.0 s, finish within 40.0 s" in plan()[1]
+    monkeypatch.setenv("GRACEFUL_DELAY", "4")
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--graceful-timeout 50")
+    assert "accept 4.0 s, finish within 50.0 s" in plan()[1]
+    options = ["--graceful-delay", "6", "--graceful-timeout", "60"]
+    assert "accept 6.0 s, finish within 60.0 s" in plan(*options)[1]
+    (tmp_path / "other.py").write_text("graceful_kill_after = 50\n")
+    assert "of 50.0 s" in plan("-c", "other.py")[1]
+
+
+def test_module_as_config_file(plan, tmp_path, monkeypatch):
+    (tmp_path / "plan_settings.py").write_text("graceful_delay = 7\n")
+    assert "accept 7.0 s" in plan("-c", "python:plan_settings")[1]
+
+
+def test_warning(plan):
+    status, _, err = plan("--graceful-timeout", "60", "--graceful-kill-after", "40")
+    assert status == 0
+    assert err.startswith("warning: graceful_timeout = 60 is cut to 34 s")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--graceful-kill-after", "6"], "leaves no time to finish requests"),
+        (["--graceful-timeout", "soon"], "graceful_timeout = 'soon' is refused by gunicorn"),
+        (["-c", "none.py"], "the config file none.py cannot be run: FileNotFoundError"),
+    ],
+)
+def test_settings_that_would_stop_the_start(plan, arguments, sentence):
+    status, out, err = plan(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("gracefulworker plan: ")
+    assert sentence in err
+
+
+def test_usage_error(plan, capsys):
+    with pytest.raises(SystemExit) as ended:
+        plan("--graceful-delay", "5000")
+    assert ended.value.code == 2
+    assert "5000 is more than 3600 s, so it is probably in milliseconds" in capsys.readouterr().err
+
+
+def test_needs_the_core_only(tmp_path):
+    (tmp_path / "yaml.py").write_text("raise ModuleNotFoundError(name='yaml')\n")
+    command = [sys.executable, "-m", "gracefulworker", "plan"]
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ran = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+TIMES = st.floats(0, 3600)
+
+
+@given(TIMES, st.floats(1, 3600), st.none() | TIMES)
+def test_picture_is_to_scale(delay, finish, spare):
+    period = None if spare is None else delay + finish + 1 + spare
+    read = Settings(delay=delay, finish=finish, period=period)
+    _, _, head, *rows, kill, _, needed = picture(read).splitlines()
+    bars = [row.split("|")[1] for row in (head, *rows, kill)]
+    assert {len(bar) for bar in bars} == {WIDTH}
+    # Each phase begins where the one before it ends, and together they fill the time.
+    assert (
+        "".join("=" if "=" in column else " " for column in zip(*bars[1:4], strict=True))
+        == "=" * WIDTH
+    )
+    assert sum(bar.count("=") for bar in bars[1:4]) == WIDTH
+    lame_duck = bars[1].count("=")
+    end = period or read.needed
+    assert abs(lame_duck - WIDTH * delay / end) <= 0.5 + 1e-6
+    assert int(needed.split(": ")[1]) >= delay + finish + 1 - 0.001

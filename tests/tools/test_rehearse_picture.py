@@ -1,0 +1,186 @@
+"""The picture of a rehearsal in a real browser, opened as the file that it is."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import shutil
+
+import pytest
+
+from gracefulworker.tools.rehearse import picture
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER and importlib.util.find_spec("selenium")),
+    reason="needs chromium and chromedriver (Debian: chromium, chromium-driver) and selenium",
+)
+
+PODS, CONNECTIONS = 3, 200  # replaced pods, and connections to each of them
+
+
+def request(began, ended, ending="ok", status=200):
+    return {
+        "request": "GET /",
+        "due": began,
+        "began": began,
+        "ended": ended,
+        "ending": ending,
+        "lost": ending != "ok",
+        "status": status if ending == "ok" else 0,
+    }
+
+
+def rollout(worker, gate):
+    """A rollout of which every figure is known: each tenth connection loses if there is no gate."""
+    pods, connections, endings = [], [], {"ok": 0, "refused": 0, "truncated": 0}
+    for number in range(PODS):
+        term = 3.0 + number
+        marks = {"started": 0.0, "ready": 1.0, "sigterm": term, "endpoint_gone": term + 3.0}
+        if gate:
+            marks.update(lame_duck=term, gate=term + 5.0, stopped=term + 5.1, exit=term + 5.2)
+        else:
+            marks.update(exit=term + 1.0)
+        pods.append({"name": f"pod {number + 1}", "marks": marks, "log": [], "status": 0})
+        for n in range(CONNECTIONS):
+            opened = term - 2.0 + n * 4.5 / CONNECTIONS
+            ending = "ok" if gate or n % 10 else ("refused", "truncated")[n // 10 % 2]
+            endings[ending] += 1
+            connections.append(
+                {
+                    "kind": "fresh",
+                    "pod": f"pod {number + 1}",
+                    "opened": opened,
+                    "closed": opened + 0.4,
+                    "close": "by the client",
+                    "requests": [request(opened, opened + 0.3, ending)],
+                }
+            )
+    for number in range(PODS, 2 * PODS):
+        pods.append({"name": f"pod {number + 1}", "marks": {"ready": 2.0, "exit": 12.0}, "log": []})
+    lost = endings["refused"] + endings["truncated"]
+    return {
+        "worker": worker,
+        "load": [1.0, 11.0],
+        "asked": len(connections),
+        "lost": lost,
+        "clean": not lost,
+        "endings": {name: n for name, n in endings.items() if n},
+        "pods": pods,
+        "connections": connections,
+    }
+
+
+DATA = {
+    "plan": {"app": "shop:app</script><b><!--<script>", "pods": PODS, "lag": 3.0},
+    "rollouts": [rollout("gracefulworker.sync", gate=True), rollout("sync", gate=False)],
+}
+LOST = DATA["rollouts"][1]["lost"]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for argument in ("--headless", "--no-sandbox", "--disable-gpu", "--window-size=1300,1000"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    file = tmp_path_factory.mktemp("picture") / "rehearsal.html"
+    file.write_text(picture.draw(DATA), encoding="utf-8")
+    browser = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    try:
+        browser.get(file.as_uri())
+        yield browser
+    finally:
+        browser.quit()
+
+
+def count(page, selector):
+    return page.execute_script("return document.querySelectorAll(arguments[0]).length", selector)
+
+
+def text(page, selector):
+    return page.execute_script("return document.querySelector(arguments[0]).textContent", selector)
+
+
+def test_the_verdicts(page):
+    assert text(page, "h1") == "A rolling update of shop:app</script><b><!--<script>, under load"
+    assert text(page, ".verdict.clean b") == "0 lost"
+    assert text(page, ".verdict.lossy b") == f"{LOST} lost"
+    assert "30 refused, 30 truncated" in text(page, ".verdict.lossy small")
+
+
+def test_one_file_that_needs_nothing_else(page):
+    assert page.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert page.get_log("browser") == []
+
+
+def test_a_row_for_each_connection_and_a_bar_for_each_request(page):
+    total = 2 * PODS * CONNECTIONS
+    assert count(page, "main > .columns .row") == total
+    assert count(page, "main > .columns .row .request") == total
+    assert count(page, ".row .request.ok") == total - LOST
+    assert count(page, ".row .request.refused") == count(page, ".row .request.cut") == LOST / 2
+    assert count(page, ".row .cross") == LOST, "what was lost is crossed out, whatever its colour"
+
+
+def test_two_hundred_connections_can_be_told_apart(page):
+    tops = page.execute_script(
+        """const figure = document.querySelector("figure[data-pod='pod 1']");
+        return [...figure.querySelectorAll(".row .idle")]
+            .map(line => line.getBoundingClientRect().top)"""
+    )
+    steps = [below - above for above, below in itertools.pairwise(tops)]
+    assert len(tops) == CONNECTIONS
+    assert min(steps) >= 2
+    assert tops[-1] - tops[0] < 1000, "a pod fits on a screen"
+
+
+def test_the_marks_and_phases_of_each_pod(page):
+    figures = page.execute_script(
+        """return [...document.querySelectorAll("figure[data-pod]")].slice(0, 2).map(figure => [
+            [...figure.querySelectorAll("text:not(.soft)")].map(text => text.textContent),
+            ["lame_duck", "draining", "stopping", "void"].filter(
+                name => figure.querySelector("rect." + name)),
+        ])"""
+    )
+    after = "endpoint removed +3.00 s"
+    assert figures[0] == [
+        ["SIGTERM", after, "delay over +5.00 s", "exit +5.20 s"],
+        ["lame_duck", "draining"],
+    ]
+    assert figures[1] == [["SIGTERM", after, "exit +1.00 s"], ["stopping", "void"]]
+
+
+def test_the_pointer_shows_what_is_under_it(page):
+    from selenium.webdriver import ActionChains
+
+    lost = page.find_element("css selector", ".row .request.refused")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", lost)
+    assert not page.find_element("id", "hint").is_displayed()
+    ActionChains(page).move_to_element(lost).perform()
+    shown = page.find_element("id", "hint").text
+    assert page.find_element("id", "hint").is_displayed()
+    assert shown.startswith("GET /: refused\n")
+    assert "300 ms" in shown and "fresh connection, pod 1" in shown
+
+
+def test_dark_and_light(page):
+    """Losses stand out from the page in both."""
+    colours = set()
+    for scheme in ("light", "dark"):
+        page.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia",
+            {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
+        )
+        found = page.execute_script(
+            """const fill = selector => getComputedStyle(document.querySelector(selector)).fill;
+            return [getComputedStyle(document.body).backgroundColor,
+                fill(".request.ok"), fill(".request.refused"), fill(".request.cut")]"""
+        )
+        assert len(set(found)) == 4
+        colours.add(found[0])
+    assert len(colours) == 2
