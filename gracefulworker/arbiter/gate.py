@@ -30,9 +30,8 @@ SO_BINDTOIFINDEX = 62
 #: No interface ever has this index.
 NO_SUCH_INTERFACE = 0x7FFFFFFF
 
-#: Seconds after the gate in which a handshake may still complete where the kernel does not tell
-#: whether one is under way: most round trips are shorter.
-SETTLE_BLIND = 0.25
+#: Seconds in which the kernel tells whether a handshake is under way, or else does not.
+DIAG_PATIENCE = 0.25
 
 # linux/netlink.h, linux/sock_diag.h; TCP_SYN_RECV and TCP_NEW_SYN_RECV as bits (net/tcp_states.h).
 _NETLINK_SOCK_DIAG = 4
@@ -70,7 +69,7 @@ def handshakes_under_way(port: int) -> bool | None:
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as diag:
-                diag.settimeout(SETTLE_BLIND)
+                diag.settimeout(DIAG_PATIENCE)
                 diag.send(_diag_request(family, port))
                 kind = struct.unpack_from("=IH", diag.recv(65536))[1]
         except (AttributeError, OSError):

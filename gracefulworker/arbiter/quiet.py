@@ -1,41 +1,27 @@
-"""Whether anybody still comes: the figure behind `graceful_quiet`.
+"""Whether anybody still comes: what `graceful_quiet` goes by.
 
 Workers count new connections and responses from SIGTERM on, and always say how many requests they
 hold, so the way of a request has nothing more to do for this. The arbiter looks at these numbers
-now and then; what grew since the last look is somebody new. What may be changed here: what counts
-as somebody. In doubt the delay goes on, which harms nobody.
+now and then; what grew since the last look is somebody new. In doubt the delay goes on, which
+harms nobody.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from gracefulworker.phases import SECOND
-
-if TYPE_CHECKING:
-    from gracefulworker.arbiter.crew import Crew
-
-#: Seconds between two looks.
-STEP = 0.05
+from gracefulworker.arbiter.crew import Crew
 
 
-class Quiet:
-    """How long nobody has come.
+class Traffic:
+    """Remembers what the workers had counted at the last look."""
 
-    :param now: ns at which the delay began.
-    """
-
-    def __init__(self, crew: Crew, now: int) -> None:
+    def __init__(self, crew: Crew) -> None:
         self._crew = crew
-        self._stirred_at = now
-        self._seen = crew.traffic()
+        self._seen: tuple[int, ...] | None = None
 
-    def lasted(self, now: int) -> float:
-        """Seconds without a new connection or request, up to `now` ns."""
+    def stirred(self) -> bool:
+        """Whether there is a new connection or request since the last time."""
         seen = self._crew.traffic()
+        before, self._seen = self._seen or seen, seen
+        grown = any(mine > then for mine, then in zip(seen, before, strict=True))
         # One that waits in an accept queue may wait for a worker that is busy.
-        grown = any(mine > before for mine, before in zip(seen, self._seen, strict=True))
-        if grown or self._crew.someone_waits():
-            self._stirred_at = now
-        self._seen = seen
-        return (now - self._stirred_at) / SECOND
+        return grown or self._crew.someone_waits()

@@ -1,19 +1,22 @@
 """The functions of a user's config file that are called in the arbiter's main loop.
 
-Whatever they do, the plan stands: what one raises is logged, and while one runs, the arbiter's
-SIGALRM handler does what is due (`Supervisor.on_alarm`). One that still runs when its time is over
-is ended by an exception there. Code that does not come back to the interpreter meanwhile (a name
-lookup, C code) is not reached before it does.
-
-What may be changed here: how such a function is called, not when.
+Whatever they do, the plan stands: what one raises is logged, and while one runs, a thread does what
+is due (`gracefulworker.arbiter.watch`). One that still runs when its time is over is ended by an
+exception there. Code that does not come back to the interpreter meanwhile (a name lookup, C code)
+is not reached before it does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from gracefulworker.arbiter.watch import Watch
+from gracefulworker.shared.page import ASK
 
 
 class Overtime(BaseException):
@@ -21,61 +24,73 @@ class Overtime(BaseException):
 
 
 class UserCode:
-    """Calls them, one at a time.
+    """Calls them, one at a time."""
 
-    :param alarm: has SIGALRM come at once.
-    """
-
-    def __init__(self, log: Any, alarm: Callable[[], None]) -> None:
+    def __init__(self, log: Any) -> None:
         self.log = log
-        self.alarm = alarm
-        self.running = False
-        self.left: Callable[[], float] = float  # the seconds that it may still take
+        self._running = False
+        self._over = False
+        #: ns until which the present one may run; 0 when there is none
+        self.until: Callable[[], int] = int
 
     def call(
         self,
         name: str,
         function: Callable[..., object] | None,
-        left: Callable[[], float],
+        until: Callable[[], int],
+        look: Callable[[], int],
         *args: object,
     ) -> None:
         """Call a function, if there is one.
 
         :param name: the setting's.
-        :param left: tells how many seconds it may still take.
+        :param until: tells until when (ns) it may run.
+        :param look: does what is due meanwhile, in a thread, and returns when to look again (ns).
         """
         if function is None:
             return
-        self.left = left
         pid = os.getpid()
+        watch = Watch(look)
+        watch.start()
         try:
             try:
-                self.running = True
-                self.alarm()  # one that came a moment ago has found nobody to stand in for
+                self._over, self.until, self._running = False, until, True
                 function(*args)
             finally:
-                self.running = False
+                self._running, self.until = False, int
         except Overtime:
+            self._running, self.until = False, int
             self.log.warning("%s was still running when its time was over: ended", name)
         except BaseException:
             if os.getpid() != pid:
                 raise  # it has forked, and its child must not go on as a second arbiter
             # sys.exit() in it, or gunicorn's HaltServer, is no more than a mistake there, too.
             self.log.exception("%s failed", name)
+        finally:
+            if os.getpid() == pid:
+                watch.stop()
 
     @contextlib.contextmanager
     def set_aside(self) -> Iterator[None]:
         """For a signal handler that works in its place, and may be interrupted by another."""
-        self.running = False
+        before, self._running = self._running, False
         try:
             yield
         finally:
-            self.running = True
+            self._running = before
 
     def end(self) -> None:
-        """End it, in a signal handler: this raises, if one runs.
+        """Its time is over: the main thread's next `raise_if_over` ends it."""
+        self._over = True
+        main = threading.main_thread().ident
+        if self._running and main is not None and threading.get_ident() != main:
+            signal.pthread_kill(main, ASK)  # whose handler ends with `raise_if_over`
 
-        :raises Overtime:
+    def raise_if_over(self) -> None:
+        """At the end of a signal handler.
+
+        :raises Overtime: into the function that runs.
         """
-        if self.running:
+        if self._running and self._over:
+            self._over = False
             raise Overtime

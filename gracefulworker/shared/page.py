@@ -16,7 +16,7 @@ aligned bytes, written by one process only (`Page.complete`: always the same), o
 
 from __future__ import annotations
 
-import enum
+import contextlib
 import mmap
 import os
 import signal
@@ -24,7 +24,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from gracefulworker.phases import Phase
+from gracefulworker.phases import ListenerState, Phase
 from gracefulworker.shared.probes import State
 
 #: Cells of the page's head and of each slot (eight bytes each).
@@ -34,15 +34,6 @@ SLOT_CELLS = 16
 #: Workers that can live at once: HUP doubles them and TTIN has no bound. Pages of the mapping
 #: that nobody touches cost no memory.
 SLOTS = 16384
-
-
-class ListenerState(enum.IntEnum):
-    """What a draining worker does with the listening sockets."""
-
-    OPEN = 0  #: the arbiter has not come to them yet: go on accepting
-    GATED = 1  #: newcomers are refused, handshakes may still complete: go on accepting
-    SEALED = 2  #: nothing more will come: accept until the queue is empty, then close
-    LEFT = 3  #: they outlive us (USR2, systemd): their queue is served by others, just close
 
 
 #: With this `gracefulworker drain` asks for LAME_DUCK. gunicorn uses it for nothing, and a process
@@ -225,13 +216,32 @@ class Bell:
     disown = ring
 
 
+class Nudge:
+    """Ends the arbiter's wait, from any process, thread or signal handler, and needs no signal."""
+
+    def __init__(self) -> None:
+        self.fd, self.write_fd = os.pipe()
+        for fd in (self.fd, self.write_fd):
+            os.set_blocking(fd, False)
+
+    def give(self) -> None:
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # it will wake; it has gone
+            os.write(self.write_fd, b".")
+
+    def take(self) -> None:
+        """Read all that were given."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, 65536)
+
+
 class Broadcast:
-    """The page and the bells of one arbiter."""
+    """The page and the bells of one arbiter, and the way back to it."""
 
     def __init__(self) -> None:
         self.page = Page()
         self.lame_duck = Bell()
         self.draining = Bell()
+        self.nudge = Nudge()
         # Any fork, not only gunicorn's of workers: the dirty arbiter and a user's
         # multiprocessing must not hold the write ends either, or the arbiter's death goes unheard.
         os.register_at_fork(after_in_child=self._disown)
@@ -239,17 +249,3 @@ class Broadcast:
     def _disown(self) -> None:
         self.lame_duck.disown()
         self.draining.disown()
-
-    def begin_lame_duck(self, now: int) -> None:
-        """SIGTERM came at `now` ns. Called in the arbiter's signal handler: no log, no lock."""
-        self.page.term_at = now
-        self.page.phase = Phase.LAME_DUCK
-        self.lame_duck.ring()
-
-    def begin_draining(self, now: int, deadline: int, listeners: ListenerState) -> None:
-        """The delay was over at `now` ns; at `deadline` ns what is left is cut."""
-        self.page.drain_at = now
-        self.page.deadline = deadline
-        self.page.listeners = listeners
-        self.page.phase = Phase.DRAINING
-        self.draining.ring()

@@ -30,11 +30,10 @@ from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 
 from gracefulworker.arbiter.takeover import supervise
-from gracefulworker.phases import SECOND, SETTLE_MAX, Phase
+from gracefulworker.phases import SECOND, SETTLE_MAX, ListenerState, Phase
 from gracefulworker.seam import offers_http2
 from gracefulworker.shared import current as presence
 from gracefulworker.shared import sockets
-from gracefulworker.shared.page import ListenerState
 from gracefulworker.workers import accepting, lingering
 from gracefulworker.workers.deadline import Deadline
 from gracefulworker.workers.requests import Application, ClosingResponse, Held, stand_before
@@ -148,7 +147,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         super().init_process()
 
     def init_signals(self) -> None:
-        """Worker.init_signals resets what it knows of; SIGALRM and SIGINT may be ours.
+        """Worker.init_signals resets what it knows of; SIGINT may be ours.
 
         The application is not loaded yet, unless by --preload: from here on it can ask.
         """
@@ -156,7 +155,6 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         if self.supervisor is None:
             return
         presence.answer_with(self.phase_for_application)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         if self.settings.sigint:
             signal.signal(signal.SIGINT, self.handle_exit)
 
@@ -181,7 +179,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             if type(self.cfg) is Config:
                 self.cfg.__class__ = SettledConfig
             Deadline(self).start()
-            self.nudge_arbiter()
+            self.broadcast.nudge.give()
         super().run()
 
     def warm_up(self) -> None:
@@ -216,13 +214,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             return  # a process that the application has forked
         self.max_requests = sys.maxsize  # asked once is enough
         self.slot.wants_to_retire = 1
-        self.nudge_arbiter()
-
-    def nudge_arbiter(self) -> None:
-        """Let the arbiter look at once; it does so once a second anyway."""
-        if self.ppid == os.getppid():  # else the number may be anybody's by now
-            with contextlib.suppress(PermissionError, ProcessLookupError):  # root's, or just gone
-                os.kill(self.ppid, signal.SIGALRM)
+        self.broadcast.nudge.give()
 
     def retire(self) -> None:
         """Stop while the service goes on: this worker's own phase becomes DRAINING."""

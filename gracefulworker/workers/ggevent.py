@@ -23,9 +23,8 @@ from gevent import select, socket
 from gevent.server import StreamServer
 from gunicorn.workers import ggevent
 
-from gracefulworker.phases import Phase
+from gracefulworker.phases import ListenerState, Phase
 from gracefulworker.shared import sockets
-from gracefulworker.shared.page import ListenerState
 from gracefulworker.workers import accepting, lingering
 from gracefulworker.workers.base import PASS, SETTLE_PASS, GracefulWorker
 

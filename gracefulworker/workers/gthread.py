@@ -21,10 +21,9 @@ from typing import Any
 from gunicorn.workers import gthread
 from gunicorn.workers.base import Worker
 
-from gracefulworker.phases import KILL_MARGIN, SECOND, Phase
+from gracefulworker.phases import KILL_MARGIN, SECOND, ListenerState, Phase
 from gracefulworker.seam import check_gthread
 from gracefulworker.shared import sockets
-from gracefulworker.shared.page import ListenerState
 from gracefulworker.workers import lingering
 from gracefulworker.workers.base import (
     NO_ROOM_PAUSE,

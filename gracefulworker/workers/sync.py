@@ -22,9 +22,8 @@ from typing import Any
 from gunicorn.sock import ssl_context
 from gunicorn.workers import sync
 
-from gracefulworker.phases import Phase
+from gracefulworker.phases import ListenerState, Phase
 from gracefulworker.shared import sockets
-from gracefulworker.shared.page import ListenerState
 from gracefulworker.workers import accepting, lingering
 from gracefulworker.workers.base import (
     NO_ROOM_PAUSE,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gracefulworker import settings
-from gracefulworker.phases import Phase, Schedule
+from gracefulworker.phases import Phase
 from gracefulworker.tools import configuration
 
 #: Characters from SIGTERM to SIGKILL.
@@ -96,14 +96,13 @@ def _read(arguments: argparse.Namespace) -> settings.Settings:
 
 def picture(read: settings.Settings) -> str:
     """Return the timeline to scale, one row for each phase, and what the platform must give."""
-    schedule = Schedule(read.delay, read.finish)
+    delay, deadline = read.delay, read.delay + read.finish
     kill = float(read.needed) if read.period is None else read.period
-    end = max(kill, schedule.deadline)
+    end = max(kill, deadline)
 
     def column(seconds: float) -> int:
         return round(WIDTH * seconds / end)
 
-    delay, deadline = schedule.delay, schedule.deadline
     rows = [
         (Phase.LAME_DUCK.name, 0.0, delay, "serves as before, answers say close"),
         (Phase.DRAINING.name, delay, deadline, "refuses newcomers, finishes the rest"),

@@ -1,4 +1,4 @@
-"""The schedule by itself, and the page and the bells that carry it to the workers."""
+"""The page and the bells that carry the phase to the workers."""
 
 from __future__ import annotations
 
@@ -6,38 +6,14 @@ import os
 import select
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from gracefulworker.phases import Phase, Schedule
-from gracefulworker.shared.page import SLOTS, Bell, Broadcast, ListenerState, Page, Slot
-
-seconds = st.floats(min_value=0, max_value=3600)
-schedules = st.builds(Schedule, delay=seconds, finish=seconds)
+from gracefulworker.phases import ListenerState, Phase
+from gracefulworker.shared.page import SLOTS, Bell, Broadcast, Page, Slot
 
 
-@given(schedules, st.lists(seconds))
-def test_time_only_leads_on(schedule, times):
-    phases = [schedule.phase(elapsed) for elapsed in sorted(times)]
-    assert phases == sorted(phases)
-    assert Phase.SERVING not in phases
-
-
-@given(schedules)
-def test_each_phase_ends_when_the_plan_says(schedule):
-    assert schedule.phase(None) is Phase.SERVING
-    assert schedule.phase(schedule.delay) >= Phase.DRAINING
-    assert schedule.phase(schedule.deadline) is Phase.STOPPED
-    if schedule.delay > 0:
-        assert schedule.phase(0) is Phase.LAME_DUCK
-
-
-@given(schedules, st.floats(min_value=-10, max_value=7200))
-def test_a_second_sigterm_shortens_the_delay_and_never_the_rest(schedule, elapsed):
-    shorter = schedule.shortened(elapsed)
-    assert 0 <= shorter.delay <= schedule.delay
-    assert shorter.finish == schedule.finish
-    assert shorter.phase(max(elapsed, 0)) >= Phase.DRAINING
+def close(life: Broadcast) -> None:
+    for fd in (life.lame_duck.fd, life.draining.fd, life.nudge.fd, life.nudge.write_fd):
+        os.close(fd)
 
 
 def is_heard(bell: Bell) -> bool:
@@ -47,18 +23,18 @@ def is_heard(bell: Bell) -> bool:
 def test_the_phase_moves_one_way_and_rings():
     life = Broadcast()
     assert life.page.is_serving() and life.page.phase is Phase.SERVING
-    life.begin_lame_duck(5)
-    assert (life.page.phase, life.page.term_at) == (Phase.LAME_DUCK, 5)
+    life.page.phase = Phase.LAME_DUCK
+    life.lame_duck.ring()
     assert is_heard(life.lame_duck) and not is_heard(life.draining)
-    life.begin_draining(6, 7, ListenerState.GATED)
-    assert (life.page.drain_at, life.page.deadline) == (6, 7)
+    life.page.listeners = ListenerState.GATED
+    life.page.phase = Phase.DRAINING
+    life.draining.ring()
     assert life.page.listeners is ListenerState.GATED
     assert is_heard(life.draining)
     with pytest.raises(AssertionError, match="one way"):
         life.page.phase = Phase.SERVING
     life.lame_duck.ring()  # once more: nothing
-    for bell in (life.lame_duck, life.draining):
-        os.close(bell.fd)
+    close(life)
 
 
 def test_a_child_reads_the_page_and_hears_the_end_of_its_parent_s_end():
@@ -69,12 +45,12 @@ def test_a_child_reads_the_page_and_hears_the_end_of_its_parent_s_end():
         select.select([life.lame_duck.fd], [], [])
         slot.served = 3 if life.page.phase is Phase.LAME_DUCK else 4
         os._exit(0)
-    life.begin_lame_duck(1)
+    life.page.phase = Phase.LAME_DUCK
+    life.lame_duck.ring()
     os.waitpid(pid, 0)
     assert slot.served == 3
     life.draining.ring()
-    for bell in (life.lame_duck, life.draining):
-        os.close(bell.fd)
+    close(life)
 
 
 def test_slots_are_used_again_and_cleared():
