@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from gracefulworker.phases import SECOND
 from gracefulworker.shared.unpatched import original
-from gracefulworker.workers import requests as doorman
+from gracefulworker.workers import requests
 
 if TYPE_CHECKING:
     from gracefulworker.workers.base import GracefulWorker
@@ -94,17 +94,18 @@ class Deadline:
     def cut(self) -> None:
         """Answer or cut what is left, and name it."""
         worker = self.worker
-        endings = [(self.end(request, held), request, held) for request, held in self.held()]
+        left = list(worker.in_flight.items())
+        endings = [(self.end(request, entry), request, entry) for request, entry in left]
         worker.slot.cut += sum(ending != AFTER for ending, _, _ in endings)
         worker.slot.in_flight = 0
-        for ending, request, (since, who, _) in endings:
+        for ending, request, entry in endings:
             worker.log.warning(
                 "cut at the deadline (%s): %s %s after %.1f s, at:\n%s",
                 ending,
                 request.method,
                 request.path,
-                time.monotonic() - since,
-                self.stack(who),
+                time.monotonic() - entry.began,
+                self.stack(entry.handler),
             )
         turned_away = worker.turn_away(self.speak)
         worker.slot.cut += turned_away
@@ -120,29 +121,26 @@ class Deadline:
         worker.slot.cut = max(worker.slot.cut, 1)
         self.part()
 
-    def held(self) -> list[tuple[Any, doorman.Held]]:
-        return list(self.worker.held.items())
-
-    def end(self, request: Any, held: doorman.Held) -> str:
+    def end(self, request: Any, entry: requests.InFlight) -> str:
         """End one request's connection as its client can best tell; what was done."""
         try:
-            return self._end(request, held)
+            return self._end(request, entry)
         except (OSError, ValueError):
             return "closed"  # by the client, or by the application
 
-    def _end(self, request: Any, held: doorman.Held) -> str:
-        _, who, response = held
+    def _end(self, request: Any, entry: requests.InFlight) -> str:
+        response = entry.response
         if not hasattr(request, "unreader"):
             return "its HTTP/2 stream"  # its frames are its own thread's to write
-        if doorman.is_websocket(request):
+        if requests.is_websocket(request):
             return "its WebSocket"  # a 503 in the midst of its frames would be noise
-        if doorman.is_answered(response):
+        if requests.is_answered(response):
             return AFTER
         connection = request.unreader.sock
         if response is None or not response.headers_sent:
             response = self.worker.claims.setdefault(request, self)
         if response is self:
-            if isinstance(connection, ssl.SSLSocket) and self.is_in_tls(who):
+            if isinstance(connection, ssl.SSLSocket) and self.is_in_tls(entry.handler):
                 return "closed"  # OpenSSL is not to be entered twice at once
             return "503" if self.speak(connection) else "closed"
         if not (response.chunked or response.response_length is not None):
@@ -169,7 +167,7 @@ class Deadline:
         return is_heard
 
     def part(self) -> None:
-        """Read on for a moment: unread bytes would turn the end into a reset (see `gate`)."""
+        """Read on for a moment: unread bytes would turn the end into a reset (see `lingering`)."""
         until = time.monotonic() + LAST_MOMENT
         poll = original("select", "poll")()
         listening = {raw.fileno(): raw for raw in self._spoken}
@@ -191,7 +189,7 @@ class Deadline:
         if frame is None:
             return "  (it has ended meanwhile)"
         calls = traceback.extract_stack(frame)
-        entrances = [n for n, call in enumerate(calls, 1) if call.filename == doorman.__file__]
+        entrances = [n for n, call in enumerate(calls, 1) if call.filename == requests.__file__]
         del calls[: max(entrances, default=0)]
         return "\n".join("".join(calls.format()).splitlines()[-STACK_LINES:])
 

@@ -57,7 +57,7 @@ class Call:
             os.write(self._write_fd, b".")
 
 
-class Connection(HTTP2ServerConnection):  # type: ignore[misc]
+class HTTP2Connection(HTTP2ServerConnection):  # type: ignore[misc]
     """gunicorn's connection (25 on), which waits for frames where it can be called."""
 
     worker: GracefulWorker
@@ -144,13 +144,13 @@ class Connection(HTTP2ServerConnection):  # type: ignore[misc]
         self.close(last_stream_id=self.h2_conn.highest_inbound_stream_id)
 
 
-def stand_before(worker: GracefulWorker) -> Call:
+def use_our_connections(worker: GracefulWorker) -> Call:
     """Have this process make connections of our class, and return what calls them to their end.
 
     http.get_parser (25 on) looks the class up in its module for each connection.
     """
     call = Call()
     connection.HTTP2ServerConnection = type(
-        "Connection", (Connection,), {"worker": worker, "call": call}
+        "HTTP2Connection", (HTTP2Connection,), {"worker": worker, "call": call}
     )
     return call

@@ -26,18 +26,13 @@ from gracefulworker.phases import Phase
 from gracefulworker.shared import sockets
 from gracefulworker.shared.page import ListenerState
 from gracefulworker.workers import accepting, lingering
-from gracefulworker.workers.base import (
-    NO_ROOM_PAUSE,
-    PASS,
-    SETTLE_PASS,
-    GracefulWorker,
-)
+from gracefulworker.workers.base import PASS, SETTLE_PASS, GracefulWorker
 
 #: Closed connections that linger before a busy worker looks at them.
 SWEEP_BATCH = 8
 
 
-class Lingering:
+class LingeringSocket:
     """Hands a client's connection to the lingerer when gunicorn closes it.
 
     util.close_graceful (gunicorn 26 on) would block the only thread until the client closes, and
@@ -59,7 +54,7 @@ class Lingering:
         super().close()  # type: ignore[misc]
 
 
-class Connection(Lingering, socket.socket):
+class SyncConnection(LingeringSocket, socket.socket):
     """A client's connection."""
 
     def speaks(self) -> bool:
@@ -67,7 +62,7 @@ class Connection(Lingering, socket.socket):
         return True
 
 
-class TLSConnection(Lingering, ssl.SSLSocket):
+class SyncTLSConnection(LingeringSocket, ssl.SSLSocket):
     """The same behind TLS, which takes the turn when a byte has been deciphered."""
 
     _first = b""  #: it was read to see whether there is one, and is still to be given out
@@ -96,7 +91,7 @@ class Secured:
     """Stands for the context of a connection that is behind TLS already."""
 
     @staticmethod
-    def wrap_socket(connection: TLSConnection, **_: object) -> TLSConnection:
+    def wrap_socket(connection: SyncTLSConnection, **_: object) -> SyncTLSConnection:
         return connection
 
 
@@ -118,17 +113,17 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: accepted and not yet spoken: connection -> (listener, address, accepted at ns)
-        self.silent: dict[Connection | TLSConnection, tuple[Any, Any, int]] = {}
+        self.silent: dict[SyncConnection | SyncTLSConnection, tuple[Any, Any, int]] = {}
 
     def run(self) -> None:
         """SyncWorker.run with our waiting prepared."""
         if self.supervisor is not None:
-            self.lingerer = Lingering.lingerer = lingering.Lingerer()
+            self.lingerer = LingeringSocket.lingerer = lingering.Lingerer()
             self.plain = not self.cfg.is_ssl
             if not self.plain:
                 self.make_context = self.cfg.ssl_context
                 self.cfg.set("ssl_context", self.context_for_turn)
-            self.accept_again_at = 0.0
+            self.pause = accepting.Pause()
             self.names = {listener: accepting.ListenerName(listener) for listener in self.sockets}
             self.kinds = {s: (s.family, s.type, s.proto) for s in self.sockets}
             # What ends the wait for a connection's first byte, beside that byte.
@@ -140,10 +135,10 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
     # The turn
 
     def accept(self, listener: Any) -> None:
-        """SyncWorker.accept (gunicorn 0.17 on): called by both of its loops, once per connection.
+        """SyncWorker.accept: called by both of its loops, once per connection.
 
         The descriptor comes from `_accept`, the half of socket.accept that makes no object, for
-        the object is to be a `Connection`.
+        the object is to be a `SyncConnection`.
 
         :raises BlockingIOError: nobody waits; the loop calls `wait`.
         """
@@ -158,7 +153,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             return
         fd, address = self.accept_from(listener) if stopping else listener._accept()
         accepted_at = self.count_accepted()
-        accepted = Connection(*self.kinds[listener], fd)
+        accepted = SyncConnection(*self.kinds[listener], fd)
         accepted.setblocking(self.plain)
         connection = accepted if self.plain else self.secure(accepted)
         if not self.plain and connection.fileno() < 0:
@@ -176,13 +171,13 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         state = self.listeners_state if self.phase >= Phase.DRAINING else ListenerState.OPEN
         if state == ListenerState.LEFT:
             self.close_listeners(list(self.sockets))
-        if listener not in self.sockets or time.monotonic() < self.accept_again_at:
+        if listener not in self.sockets or self.pause.lasts():
             raise BlockingIOError(errno.EAGAIN, "this listener is closed, or pauses")
         try:
             return listener._accept()  # type: ignore[no-any-return]
         except OSError as error:
             if error.errno in sockets.NO_ROOM:
-                self.accept_again_at = time.monotonic() + NO_ROOM_PAUSE
+                self.pause.begin()
                 raise BlockingIOError(errno.EAGAIN, "no descriptor is free") from error
             if error.errno not in sockets.NOBODY_WAITS:
                 raise
@@ -197,7 +192,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             self.sockets.remove(listener)
             listener.close()
 
-    def secure(self, connection: Connection) -> Connection | TLSConnection:
+    def secure(self, connection: SyncConnection) -> SyncConnection | SyncTLSConnection:
         """Behind TLS, before the handshake; where that fails, gunicorn tries again and reports."""
         self.is_secured = False
         try:
@@ -212,17 +207,17 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             return connection
 
     def context_for_turn(self, config: Any, default: Any) -> ssl.SSLContext | type[Secured]:
-        """The ssl_context setting (gunicorn 21 on), with connections that linger.
+        """The ssl_context setting, with connections that linger.
 
         gunicorn makes a context for each connection. Ours has had one when its turn comes.
         """
         if self.is_secured:
             return Secured
         context: ssl.SSLContext = self.make_context(config, default)
-        context.sslsocket_class = TLSConnection
+        context.sslsocket_class = SyncTLSConnection
         return context
 
-    def has_spoken(self, connection: Connection | TLSConnection) -> bool:
+    def has_spoken(self, connection: SyncConnection | SyncTLSConnection) -> bool:
         """Whether the first byte is there; before SIGTERM wait for it, as gunicorn does."""
         fd = connection.fileno()
         self.turn.register(fd, select.POLLIN)
@@ -256,10 +251,12 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
                     self.count_idle()
         return False
 
-    def serve(self, listener: Any, connection: Connection | TLSConnection, address: Any) -> None:
+    def serve(
+        self, listener: Any, connection: SyncConnection | SyncTLSConnection, address: Any
+    ) -> None:
         if not self.plain:
             connection.setblocking(True)
-            self.is_secured = isinstance(connection, TLSConnection)
+            self.is_secured = isinstance(connection, SyncTLSConnection)
         self.handle(self.names[listener], connection, address)
 
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
@@ -269,7 +266,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
     # The wait
 
     def wait(self, timeout: float) -> list[Any]:
-        """SyncWorker.wait (gunicorn 0.17 on): called by both of its loops when nobody waits.
+        """SyncWorker.wait: called by both of its loops when nobody waits.
 
         :raises sync.StopWaiting: the worker has drained.
         """
@@ -284,10 +281,10 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             wakers.append(self.broadcast.lame_duck.fd)
         if self.phase < Phase.DRAINING:
             wakers.append(self.broadcast.draining.fd)
-            if time.monotonic() >= self.accept_again_at:
-                wakers += self.sockets
+            if self.pause.lasts():
+                timeout = accepting.NO_ROOM_PAUSE
             else:
-                timeout = NO_ROOM_PAUSE
+                wakers += self.sockets
         elif self.sockets:
             timeout = SETTLE_PASS  # a gated Unix listener is readable all the time: just try
         elif not self.silent:
