@@ -13,6 +13,8 @@ import _socket
 from time import monotonic
 from typing import Any
 
+from gracefulworker.seam import Address, Listener
+
 #: Seconds without accepting after the process ran out of descriptors.
 NO_ROOM_PAUSE = 0.05
 
@@ -35,7 +37,7 @@ class Pause:
         return self.until > 0.0
 
 
-def accept_all(listener: Any) -> list[Any]:
+def accept_all(listener: Listener) -> list[_socket.socket]:
     """The connections that wait in a listener's queue, as bare sockets (at the deadline).
 
     Native calls on the descriptor, for this runs in a thread beside gevent's hub.
@@ -58,11 +60,11 @@ def accept_all(listener: Any) -> list[Any]:
 class ListenerName:
     """Stands for a listener in gunicorn's handlers: its name is asked for after it is closed."""
 
-    def __init__(self, listener: Any) -> None:
+    def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._name = listener.getsockname()
 
-    def getsockname(self) -> Any:
+    def getsockname(self) -> Address:
         return self._name
 
     def __getattr__(self, name: str) -> Any:

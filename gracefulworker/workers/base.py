@@ -29,9 +29,9 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 
+from gracefulworker import seam
 from gracefulworker.arbiter.takeover import supervise
 from gracefulworker.phases import SECOND, SETTLE_MAX, Phase
-from gracefulworker.seam import offers_http2
 from gracefulworker.shared import current, sockets
 from gracefulworker.shared.page import ListenerState
 from gracefulworker.workers import accepting, lingering
@@ -102,11 +102,18 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     lingerer: lingering.Lingerer
 
     # Worker's own, which is untyped.
+    cfg: seam.Config
+    log: seam.Log
+    sockets: list[seam.Listener]
     wsgi: Application
-    sockets: list[Any]
+    PIPE: tuple[int, int]
+    pid: int
+    ppid: int
+    max_requests: int
+    nr: int
 
     @classmethod
-    def check_config(cls, cfg: Any, log: Any) -> None:
+    def check_config(cls, cfg: seam.Config, log: seam.Log) -> None:
         """Arbiter.start calls this in the arbiter before when_ready."""
         checked = getattr(super(), "check_config", None)
         if checked is not None:
@@ -129,9 +136,9 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             self.gauge = self.slot.gauge()
             self.accepted_before = 0  # ns of the last new connection but one
             #: requests that the application holds, oldest first
-            self.in_flight: dict[Any, InFlight] = {}
+            self.in_flight: dict[seam.Request, InFlight] = {}
             #: who answers a request from SIGTERM on: its response, or the deadline
-            self.claims: dict[Any, object] = {}
+            self.claims: dict[seam.Request, seam.Response | Deadline] = {}
             #: brings HTTP/2 connections to their end, where there are any
             self.end_http2: Callable[[], None] = _nothing_to_end
 
@@ -166,7 +173,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         super().load_wsgi()
         if self.supervisor is not None:
             self.wsgi = wrap_application(self.wsgi, self)
-            if offers_http2(self.cfg):
+            if seam.offers_http2(self.cfg):
                 from gracefulworker.workers import http2
 
                 self.end_http2 = http2.use_our_connections(self).give

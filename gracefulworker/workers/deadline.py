@@ -7,7 +7,7 @@ with the worker, answers 503 where no response has begun, names what is left in 
 `phases.KILL_MARGIN` later, is only for code that holds the interpreter so that no thread can run.
 
 Who answers a request, the application or the deadline, is decided by one atomic claim
-(`GracefulWorker.claims`). A response that has begun is cut and never given a false end.
+(the worker's `claims`). A response that has begun is cut and never given a false end.
 
 What may be changed here: what is said and done at the deadline.
 """
@@ -24,14 +24,14 @@ import sys
 import time
 import traceback
 from _thread import get_ident  # bound before gevent patches it: the native one
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from gracefulworker.phases import SECOND
+from gracefulworker.seam import Config, Log, Request, Response
+from gracefulworker.shared.page import Broadcast, Slot
 from gracefulworker.shared.unpatched import original
 from gracefulworker.workers import requests
-
-if TYPE_CHECKING:
-    from gracefulworker.workers.base import GracefulWorker
 
 #: Lines of a cut request's stack that are logged, the innermost.
 STACK_LINES = 20
@@ -57,10 +57,27 @@ LAST_WORDS = (
 )
 
 
+class DeadlineWorker(Protocol):
+    """What is asked here of the worker."""
+
+    SIGNALS: list[signal.Signals]
+    cfg: Config
+    log: Log
+    pid: int
+    broadcast: Broadcast
+    slot: Slot
+    in_flight: dict[Request, requests.InFlight]
+    claims: dict[Request, Response | Deadline]
+
+    def is_draining(self) -> bool: ...
+    def deadline(self) -> int: ...
+    def turn_away(self, speak: Callable[[Any], bool]) -> int: ...
+
+
 class Deadline:
     """A thread that waits for the worker's deadline and then ends its process."""
 
-    def __init__(self, worker: GracefulWorker) -> None:
+    def __init__(self, worker: DeadlineWorker) -> None:
         self.worker = worker
         self._main = get_ident()
         self._sleep = original("time", "sleep")
@@ -121,14 +138,14 @@ class Deadline:
         worker.slot.cut = max(worker.slot.cut, 1)
         self.part()
 
-    def end(self, request: Any, entry: requests.InFlight) -> str:
+    def end(self, request: Request, entry: requests.InFlight) -> str:
         """End one request's connection as its client can best tell; what was done."""
         try:
             return self._end(request, entry)
         except (OSError, ValueError):
             return "closed"  # by the client, or by the application
 
-    def _end(self, request: Any, entry: requests.InFlight) -> str:
+    def _end(self, request: Request, entry: requests.InFlight) -> str:
         response = entry.response
         if not hasattr(request, "unreader"):
             return "its HTTP/2 stream"  # its frames are its own thread's to write
@@ -138,11 +155,12 @@ class Deadline:
             return AFTER
         connection = request.unreader.sock
         if response is None or not response.headers_sent:
-            response = self.worker.claims.setdefault(request, self)
-        if response is self:
-            if isinstance(connection, ssl.SSLSocket) and self.is_in_tls(entry.handler):
-                return "closed"  # OpenSSL is not to be entered twice at once
-            return "503" if self.speak(connection) else "closed"
+            answers = self.worker.claims.setdefault(request, self)
+            if isinstance(answers, Deadline):
+                if isinstance(connection, ssl.SSLSocket) and self.is_in_tls(entry.handler):
+                    return "closed"  # OpenSSL is not to be entered twice at once
+                return "503" if self.speak(connection) else "closed"
+            response = answers
         if not (response.chunked or response.response_length is not None):
             # This body ends where the connection does: only a reset tells that it was cut.
             raw = self._raw(connection)

@@ -24,6 +24,7 @@ from gevent.server import StreamServer
 from gunicorn.workers import ggevent
 
 from gracefulworker.phases import Phase
+from gracefulworker.seam import Address, Listener, Request
 from gracefulworker.shared import sockets
 from gracefulworker.shared.page import ListenerState
 from gracefulworker.workers import accepting, lingering
@@ -99,7 +100,7 @@ class Server(StreamServer):  # type: ignore[misc]
 
     worker: GeventWorker
 
-    def do_read(self) -> tuple[GeventConnection, Any] | None:
+    def do_read(self) -> tuple[GeventConnection, Address] | None:
         """StreamServer.do_read (gevent 1.3 on): accept one, None when nobody waits."""
         listener = self.socket
         while True:
@@ -170,7 +171,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         else:
             super(ggevent.GeventWorker, self).notify()
 
-    def server_class(self, listener: Any, spawn: Any, **kwargs: Any) -> StreamServer:
+    def server_class(self, listener: Listener, spawn: Any, **kwargs: Any) -> StreamServer:
         """GeventWorker.run makes its servers with this, if it is not None."""
         ssl_args = {name: kwargs[name] for name in ("ssl_context",) if name in kwargs}
         if self.supervisor is None:
@@ -199,7 +200,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     # Connections
 
-    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+    def handle(self, listener: Listener, client: Any, addr: Address) -> None:
         """GeventWorker.handle: a connection's whole life, in its greenlet."""
         if isinstance(client, GeventTLSConnection):
             # The socket that it was accepted as has given up its descriptor.
@@ -239,7 +240,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
                 self.wake()  # it announced keep-alive before SIGTERM, and is idle now
         return keep
 
-    def finish_body(self, request: Any) -> None:
+    def finish_body(self, request: Request) -> None:
         """Read what the application left, as RequestParser.finish_body would do next.
 
         Here it tells whether bytes that are left belong to the next request.
@@ -367,7 +368,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
                     self.slot.drained = 1
 
 
-def is_read_up(request: Any) -> bool:
+def is_read_up(request: Request) -> bool:
     """Whether a request's body has been read to its end, and nothing was sent behind it."""
     reader = request.body.reader
     # LengthReader counts down; ChunkedReader gives its parser up at the last chunk.

@@ -14,15 +14,17 @@ import selectors
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 from gunicorn.workers import gthread
 from gunicorn.workers.base import Worker
 
+from gracefulworker import seam
 from gracefulworker.phases import KILL_MARGIN, SECOND, Phase
-from gracefulworker.seam import check_gthread
 from gracefulworker.shared import sockets
 from gracefulworker.shared.page import ListenerState
 from gracefulworker.workers import accepting, lingering
@@ -35,6 +37,13 @@ FIRST_BYTE_PATIENCE = 5.0
 
 class ThreadConnection(gthread.TConn):  # type: ignore[misc]
     """gunicorn's connection, handed to the lingerer when it is closed."""
+
+    # TConn's own, which is untyped.
+    cfg: seam.Config
+    sock: Any  #: a socket.socket, or an ssl.SSLSocket once there is a parser
+    parser: seam.RequestParser
+    initialized: bool
+    is_http2: bool  #: 25 on
 
     lingerer: lingering.Lingerer
     still_silent = False  #: it has shaken hands and said nothing yet
@@ -61,10 +70,18 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
 
     request_argument = 0
 
+    # gthread.ThreadWorker's own, which is untyped.
+    tpool: ThreadPoolExecutor
+    poller: selectors.BaseSelector
+    method_queue: seam.CallbackQueue
+    #: idle ones; finish_request adds, on_client_socket_readable and murder_keepalived take away
+    keepalived_conns: deque[ThreadConnection]
+    nr_conns: int  #: all that have been accepted and not closed
+
     @classmethod
-    def check_config(cls, cfg: Any, log: Any) -> None:
+    def check_config(cls, cfg: seam.Config, log: seam.Log) -> None:
         """:raises RuntimeError: on gunicorn 23."""
-        check_gthread()
+        seam.check_gthread()
         super().check_config(cfg, log)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -104,14 +121,14 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
                 enabled = bool(self.sockets)  # the queue is emptied, whatever the limit
         super().set_accept_enabled(enabled)
 
-    def accept(self, listener: Any) -> None:
+    def accept(self, listener: seam.Listener) -> None:
         """ThreadWorker.accept submits the connection to the pool; here its first byte does."""
         if self.supervisor is None:
             super().accept(listener)
             return
         self.accept_one(listener)
 
-    def accept_one(self, listener: Any) -> bool:
+    def accept_one(self, listener: seam.Listener) -> bool:
         """Whether a connection came."""
         try:
             client, address = listener.accept()
@@ -199,7 +216,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             self.turned_away += self._speak(conn.sock)
             self.nr_conns -= 1
 
-    def finish_request(self, conn: ThreadConnection, fs: Any) -> None:
+    def finish_request(self, conn: ThreadConnection, fs: Future[Any]) -> None:
         """ThreadWorker.finish_request: the request is over, on the main thread."""
         if self.supervisor is not None and self.stopping():
             if fs.cancelled() and self._speak is not None:
@@ -273,7 +290,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             self.poller.unregister(client)
             self.enqueue_req(conn)
 
-    def close_silent(self, expiry: Any) -> None:
+    def close_silent(self, expiry: Callable[[int], int]) -> None:
         """Close the connections that have not sent a byte in their time."""
         now = time.monotonic_ns()
         for conn, accepted_at in list(self.silent.items()):
@@ -291,7 +308,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         self.count_idle()
 
 
-def has_read_ahead(conn: ThreadConnection, fs: Any) -> bool:
+def has_read_ahead(conn: ThreadConnection, fs: Future[Any]) -> bool:
     """Whether the next, pipelined request has been read with the last one, which is over.
 
     Before gunicorn 27 such bytes lie unseen until more come.

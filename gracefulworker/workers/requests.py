@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from gunicorn.http import wsgi
 from gunicorn.http.wsgi import Response
 
+from gracefulworker import seam
+from gracefulworker.settings import Settings
 from gracefulworker.shared import probes
 from gracefulworker.shared.current import draining
-
-if TYPE_CHECKING:
-    from gracefulworker.workers.base import GracefulWorker
+from gracefulworker.shared.page import Page
 
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -39,7 +39,22 @@ class InFlight:
 
     began: float  #: monotonic seconds
     handler: Any  #: who handles it: a thread's identifier, or a greenlet
-    response: Any  #: None before its headers are sent
+    response: seam.Response | None  #: None before its headers are sent
+
+
+class RequestWorker(Protocol):
+    """What is asked here of the worker."""
+
+    cfg: seam.Config
+    log: seam.Log
+    nr: int
+    settings: Settings
+    page: Page
+    in_flight: dict[seam.Request, InFlight]
+
+    def stopping(self) -> bool: ...
+    def announce(self, response: ClosingResponse) -> None: ...
+    def discount_probe(self) -> None: ...
 
 
 class ClosingResponse(Response):  # type: ignore[misc]
@@ -50,7 +65,7 @@ class ClosingResponse(Response):  # type: ignore[misc]
     body, so it is not overridden: the decision is latched here, once.
     """
 
-    worker: GracefulWorker
+    worker: RequestWorker
 
     def send_headers(self) -> None:
         """Response.send_headers: called with each write, returns when sent."""
@@ -64,7 +79,7 @@ class ClosingResponse(Response):  # type: ignore[misc]
             Response.send_headers(self)
 
 
-def wrap_application(app: Application, worker: GracefulWorker) -> Application:
+def wrap_application(app: Application, worker: RequestWorker) -> Application:
     """Return `app` with what is answered before it, and have this process make our responses.
 
     wsgi.create looks `Response` up in its module at each request. Giving each response another
@@ -92,7 +107,7 @@ def wrap_application(app: Application, worker: GracefulWorker) -> Application:
     return wrapped_with_probes
 
 
-def probe_judges(worker: GracefulWorker) -> dict[str, Judge]:
+def probe_judges(worker: RequestWorker) -> dict[str, Judge]:
     """Who answers the probes at which path."""
     settings, page, log = worker.settings, worker.page, worker.log
 
@@ -120,13 +135,13 @@ def answer_probe(judge: Judge, environ: dict[str, Any], start_response: Any) -> 
     return [answer.body] if answer.body else []
 
 
-def leave_probes_out(worker: GracefulWorker, judges: dict[str, Judge]) -> None:
+def leave_probes_out(worker: RequestWorker, judges: dict[str, Judge]) -> None:
     """Probes are no requests for max_requests and for the access log."""
     cfg, log = worker.cfg, worker.log
     paths = {os.environ.get("SCRIPT_NAME", "") + path for path in judges}
     stock_pre_request, stock_access = cfg.pre_request, log.access
 
-    def pre_request(worker: GracefulWorker, request: Any) -> None:
+    def pre_request(worker: RequestWorker, request: seam.Request) -> None:
         """All handle_requests call it before they count the request."""
         stock_pre_request(worker, request)
         if request.path in paths:
@@ -143,14 +158,14 @@ def leave_probes_out(worker: GracefulWorker, judges: dict[str, Judge]) -> None:
         log.access = access
 
 
-def is_answered(response: Any) -> bool:
+def is_answered(response: seam.Response | None) -> bool:
     """Whether a response with a length has been sent to its end; of others nobody can tell."""
     if response is None or not response.headers_sent or response.response_length is None:
         return False
-    return bool(response.sent >= response.response_length)
+    return response.sent >= response.response_length
 
 
-def is_websocket(request: Any) -> bool:
+def is_websocket(request: seam.Request) -> bool:
     """Whether the application may have taken the socket over (RFC 6455 section 4.1)."""
     return any(
         name == "UPGRADE" and value.lower() == "websocket" for name, value in request.headers

@@ -23,6 +23,7 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers import sync
 
 from gracefulworker.phases import Phase
+from gracefulworker.seam import Address, Config, Listener, Log
 from gracefulworker.shared import sockets
 from gracefulworker.shared.page import ListenerState
 from gracefulworker.workers import accepting, lingering
@@ -88,7 +89,10 @@ class SyncTLSConnection(LingeringSocket, ssl.SSLSocket):
 
 
 class Secured:
-    """Stands for the context of a connection that is behind TLS already."""
+    """Stands for the context of a connection that is behind TLS already.
+
+    SyncWorker.handle calls sock.ssl_wrap_socket, which asks the context for no more than this.
+    """
 
     @staticmethod
     def wrap_socket(connection: SyncTLSConnection, **_: object) -> SyncTLSConnection:
@@ -99,7 +103,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
     """`gunicorn -k gracefulworker.sync`."""
 
     @classmethod
-    def check_config(cls, cfg: Any, log: Any) -> None:
+    def check_config(cls, cfg: Config, log: Log) -> None:
         """:raises RuntimeError: with `threads`, which this class cannot have."""
         if cfg.threads > 1:
             raise RuntimeError(
@@ -113,7 +117,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: accepted and not yet spoken: connection -> (listener, address, accepted at ns)
-        self.silent: dict[SyncConnection | SyncTLSConnection, tuple[Any, Any, int]] = {}
+        self.silent: dict[SyncConnection | SyncTLSConnection, tuple[Listener, Address, int]] = {}
 
     def run(self) -> None:
         """SyncWorker.run with our waiting prepared."""
@@ -134,8 +138,8 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
 
     # The turn
 
-    def accept(self, listener: Any) -> None:
-        """SyncWorker.accept: called by both of its loops, once per connection.
+    def accept(self, listener: Listener) -> None:
+        """SyncWorker.accept: called by run_for_one and run_for_multiple, once per connection.
 
         The descriptor comes from `_accept`, the half of socket.accept that makes no object, for
         the object is to be a `SyncConnection`.
@@ -163,7 +167,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         else:
             self.silent[connection] = (listener, address, accepted_at)
 
-    def accept_from(self, listener: Any) -> tuple[int, Any]:
+    def accept_from(self, listener: Listener) -> tuple[int, Address]:
         """What is done to the listener in the worker's phase.
 
         :raises BlockingIOError: nobody waits.
@@ -174,7 +178,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         if listener not in self.sockets or self.pause.lasts():
             raise BlockingIOError(errno.EAGAIN, "this listener is closed, or pauses")
         try:
-            return listener._accept()  # type: ignore[no-any-return]
+            return listener._accept()
         except OSError as error:
             if error.errno in sockets.NO_ROOM:
                 self.pause.begin()
@@ -187,7 +191,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
                     self.slot.drained = 1
             raise BlockingIOError(errno.EAGAIN, "nobody waits") from error
 
-    def close_listeners(self, listeners: list[Any]) -> None:
+    def close_listeners(self, listeners: list[Listener]) -> None:
         for listener in listeners:
             self.sockets.remove(listener)
             listener.close()
@@ -206,14 +210,16 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             self.log.debug("Error before the handshake: %s", error)
             return connection
 
-    def context_for_turn(self, config: Any, default: Any) -> ssl.SSLContext | type[Secured]:
+    def context_for_turn(
+        self, config: Config, default: Callable[[], ssl.SSLContext]
+    ) -> ssl.SSLContext | type[Secured]:
         """The ssl_context setting, with connections that linger.
 
         gunicorn makes a context for each connection. Ours has had one when its turn comes.
         """
         if self.is_secured:
             return Secured
-        context: ssl.SSLContext = self.make_context(config, default)
+        context = self.make_context(config, default)
         context.sslsocket_class = SyncTLSConnection
         return context
 
@@ -252,7 +258,10 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         return False
 
     def serve(
-        self, listener: Any, connection: SyncConnection | SyncTLSConnection, address: Any
+        self,
+        listener: Listener,
+        connection: SyncConnection | SyncTLSConnection,
+        address: Address,
     ) -> None:
         if not self.plain:
             connection.setblocking(True)
@@ -265,8 +274,8 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
 
     # The wait
 
-    def wait(self, timeout: float) -> list[Any]:
-        """SyncWorker.wait: called by both of its loops when nobody waits.
+    def wait(self, timeout: float) -> list[Listener] | list[None]:
+        """SyncWorker.wait: called by run_for_one and run_for_multiple when nobody waits.
 
         :raises sync.StopWaiting: the worker has drained.
         """
