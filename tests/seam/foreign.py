@@ -120,6 +120,7 @@ def module_file(site: Path, module: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+@cache
 def find(site: Path, name: str) -> tuple[Path, ast.stmt] | None:
     """The file and the syntax tree of ``module:qualified.name``; None when there is none."""
     module, _, qualified = name.partition(":")
@@ -196,13 +197,18 @@ def release(version: str) -> Iterator[Path]:
 
 
 def differences(rows: list[Row], old: str, new: str) -> Iterator[str]:
-    """The lines of the difference of each function that is not the same in two releases."""
+    """The lines of the difference of each function that is not the same in two releases.
+
+    A method is not shown once more when its whole class has a row.
+    """
     with release(old) as former, release(new) as present:
-        for row in rows:
-            before, after = digest(former, row.name), digest(present, row.name)
-            if before == after:
-                continue
+        changed = [row for row in rows if digest(former, row.name) != digest(present, row.name)]
+        shown = ""
+        for row in changed:
             yield f"=== {row.name} ({row.how}: {' '.join(row.ours)})"
+            if shown and row.name.startswith(shown):
+                continue
+            shown = f"{row.name}."
             yield from difflib.unified_diff(
                 text(former, row.name), text(present, row.name), old, new, lineterm="", n=5
             )
@@ -230,7 +236,11 @@ def main() -> int:
         write(rows)
         return 0
     old = args.old or list(rows[0].digests)[-1]
-    chosen = [row for row in rows if not args.functions or row.name in args.functions]
+    chosen = [
+        row
+        for row in rows
+        if (row.name in args.functions if args.functions else digest(SITE, row.name) != UNDATED)
+    ]
     lines = list(differences(chosen, old, args.new))
     print("\n".join(lines))
     changed = sum(line.startswith("=== ") for line in lines)

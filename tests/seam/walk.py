@@ -9,6 +9,7 @@ import ast
 import importlib
 import re
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,6 +35,10 @@ ARBITER = "gunicorn.arbiter:Arbiter"
 def needs_missing_package(module: str) -> bool:
     """HTTP/2 is there since gunicorn 25, with h2."""
     return module.endswith(".http2") and not (find_spec("gunicorn.http2") and find_spec("h2"))
+
+
+def _place(cls: type) -> str:
+    return f"{cls.__module__.removeprefix('gracefulworker.')}:{cls.__qualname__}"
 
 
 def our_classes() -> list[type]:
@@ -64,11 +69,37 @@ def overrides(classes: list[type]) -> Iterator[tuple[str, str]]:
                 if theirs.__module__.partition(".")[0] not in FOREIGN:
                     continue
                 for name in vars(ours).keys() & vars(theirs).keys():
-                    function = f"{theirs.__module__}:{theirs.__qualname__}.{name}"
+                    function = f"{_place(theirs)}.{name}"
                     # What the compiler puts into each class (__module__) is in no source.
                     if foreign.find(foreign.SITE, function):
-                        module = ours.__module__.removeprefix("gracefulworker.")
-                        yield function, f"{module}:{ours.__qualname__}.{name}"
+                        yield function, f"{_place(ours)}.{name}"
+
+
+def common_attributes(classes: list[type]) -> Iterator[tuple[str, str, str]]:
+    """Names that a foreign class gives an attribute of its instances, and a class of ours has, too.
+
+    Each as the two classes and the name.
+    """
+    for cls in classes:
+        for ours in filter(is_ours, cls.__mro__):
+            names = _assigned(PACKAGE.parent, ours) | {
+                name for name in vars(ours) if not name.startswith("__")
+            }
+            for theirs in cls.__mro__:
+                if theirs.__module__.partition(".")[0] in FOREIGN:
+                    for name in names & _assigned(foreign.SITE, theirs):
+                        yield _place(ours), _place(theirs), name
+
+
+@cache
+def _assigned(site: Path, cls: type) -> set[str]:
+    found = foreign.find(site, f"{cls.__module__}:{cls.__qualname__}")
+    return {
+        node.attr
+        for node in (ast.walk(found[1]) if found else ())
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        if isinstance(node.value, ast.Name) and node.value.id == "self"
+    }
 
 
 def replaced_on_arbiter() -> set[str]:
