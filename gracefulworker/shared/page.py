@@ -8,10 +8,9 @@ read end readable for good, and so does the arbiter's death, so "readable" means
 page". Signals are not needed for any of this, so an application that installs its own SIGTERM
 handler changes nothing.
 
-What may be changed here: cells may be added (before the sizes below run out). Each cell is eight
-aligned bytes, written by one process only (`Page.complete`: always the same), or under
-`Slot.count`'s lock; times are
-``time.monotonic_ns()``, which all processes of a machine share.
+What may be changed here: cells may be added, and number themselves. Each is eight aligned bytes,
+written by one process only (`Page.complete`: always the same), or under `Slot.count`'s lock; times
+are ``time.monotonic_ns()``, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -23,11 +22,12 @@ import signal
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import overload
 
 from gracefulworker.phases import ListenerState, Phase
 from gracefulworker.shared.probes import State
 
-#: Cells of the page's head and of each slot (eight bytes each).
+#: Room for the cells of the page's head and of each slot (eight bytes each).
 HEAD_CELLS = 16
 SLOT_CELLS = 16
 
@@ -58,57 +58,72 @@ def _memory() -> mmap.mmap:
         os.close(fd)
 
 
-def _cell(index: int) -> property:
-    def read(self: _Cells) -> int:
-        return self._cells[self._base + index]
+class Cell:
+    """A cell by its name; its `index` is its place among those of its class."""
 
-    def write(self: _Cells, value: int) -> None:
-        self._cells[self._base + index] = value
+    __slots__ = ("index",)
 
-    return property(read, write)
+    def __set_name__(self, owner: type[Cells], name: str) -> None:
+        self.index = owner.used
+        owner.used += 1
+        assert owner.used <= owner.room, f"{owner.__name__} has no room for {name}"
+
+    @overload
+    def __get__(self, run: None, owner: type[Cells]) -> Cell: ...
+
+    @overload
+    def __get__(self, run: Cells, owner: type[Cells]) -> int: ...
+
+    def __get__(self, run: Cells | None, owner: type[Cells]) -> int | Cell:
+        return self if run is None else run.cells[run.base + self.index]
+
+    def __set__(self, run: Cells, value: int) -> None:
+        run.cells[run.base + self.index] = value
 
 
-class _Cells:
-    """Named views of a run of cells."""
+class Cells:
+    """Named views of a run of cells, which begins at `base` in those of the page."""
+
+    room = 0  #: cells that there can be
+    used = 0  #: cells that have names
 
     def __init__(self, cells: memoryview[int], base: int) -> None:
-        self._cells = cells
-        self._base = base
+        self.cells = cells
+        self.base = base
 
 
-#: The cell of a slot that `Page.state` adds up.
-_BOOTED = 2
-
-
-class Slot(_Cells):
+class Slot(Cells):
     """One worker's flags and counters; the counters begin at SIGTERM."""
 
-    retire = _cell(0)  #: set by the arbiter: stop, whatever the shared phase says
-    term_at = _cell(1)  #: ns of a SIGTERM that came without `retire`
-    booted = _cell(_BOOTED)
-    dismissed = _cell(13)  #: set by the arbiter: if you are still booting, do not begin to serve
-    wants_to_retire = _cell(12)  #: max_requests or the reloader; the arbiter says when
-    drained = _cell(3)  #: has seen the sealed accept queue empty
-    in_flight = _cell(4)  #: requests that the application holds
-    accepted = _cell(5)
-    accepted_at = _cell(6)  #: ns of the last new connection
-    served = _cell(7)
-    told_to_close = _cell(8)
-    closed_idle = _cell(9)
-    from_queue = _cell(10)
-    cut = _cell(11)
+    room = SLOT_CELLS
+
+    retire = Cell()  #: set by the arbiter: stop, whatever the shared phase says
+    term_at = Cell()  #: ns of a SIGTERM that came without `retire`
+    booted = Cell()
+    dismissed = Cell()  #: set by the arbiter: if you are still booting, do not begin to serve
+    wants_to_retire = Cell()  #: max_requests or the reloader; the arbiter says when
+    drained = Cell()  #: has seen the sealed accept queue empty
+    in_flight = Cell()  #: requests that the application holds
+    accepted = Cell()
+    accepted_at = Cell()  #: ns of the last new connection
+    served = Cell()
+    told_to_close = Cell()
+    closed_idle = Cell()
+    from_queue = Cell()
+    cut = Cell()
 
     def __init__(self, cells: memoryview[int], base: int) -> None:
         super().__init__(cells, base)
         self._lock = threading.Lock()
+        self._retire, self._term_at = base + Slot.retire.index, base + Slot.term_at.index
 
     def has_orders(self) -> bool:
         """Whether `retire` or `term_at` is set; asked in each pass of a loop."""
-        return bool(self._cells[self._base] or self._cells[self._base + 1])
+        return bool(self.cells[self._retire] or self.cells[self._term_at])
 
     def gauge(self) -> Callable[[int], None]:
         """A fast way to write `in_flight`, which each request does twice."""
-        return partial(self._cells.__setitem__, self._base + 4)
+        return partial(self.cells.__setitem__, self.base + Slot.in_flight.index)
 
     def count(self, name: str, number: int = 1) -> None:
         """Add to a counter from any of the worker's threads."""
@@ -116,24 +131,26 @@ class Slot(_Cells):
             setattr(self, name, getattr(self, name) + number)
 
     def clear(self) -> None:
-        for index in range(self._base, self._base + SLOT_CELLS):
-            self._cells[index] = 0
+        for index in range(self.base, self.base + SLOT_CELLS):
+            self.cells[index] = 0
 
 
-class Page(_Cells):
+class Page(Cells):
     """The head that all workers read, and the slots."""
 
-    _phase = _cell(0)
-    _listeners = _cell(1)
-    term_at = _cell(2)  #: ns of SIGTERM
-    drain_at = _cell(3)  #: ns of the end of the delay
-    deadline = _cell(4)  #: ns at which workers cut what is left
-    delay_over_at = _cell(8)  #: ns; LAME_DUCK may end, and does at the next SIGTERM
-    arbiter = _cell(9)  #: its process id, once it hears signals
-    expected = _cell(10)  #: workers that there shall be
-    strangers = _cell(11)  #: workers of other classes, without a slot, that have booted
-    complete = _cell(12)  #: as many as expected have been up together; set by whoever sees it
-    _used = _cell(13)  #: slots that have ever been taken
+    room = HEAD_CELLS
+
+    _phase = Cell()  # the first: see `head`
+    _listeners = Cell()
+    term_at = Cell()  #: ns of SIGTERM
+    drain_at = Cell()  #: ns of the end of the delay
+    deadline = Cell()  #: ns at which workers cut what is left
+    delay_over_at = Cell()  #: ns; LAME_DUCK may end, and does at the next SIGTERM
+    arbiter = Cell()  #: its process id, once it hears signals
+    expected = Cell()  #: workers that there shall be
+    strangers = Cell()  #: workers of other classes, without a slot, that have booted
+    complete = Cell()  #: as many as expected have been up together; set by whoever sees it
+    _slots_used = Cell()  #: slots that have ever been taken
 
     def __init__(self, memory: mmap.mmap | None = None) -> None:
         """:param memory: another process's page, to be read only."""
@@ -142,16 +159,17 @@ class Page(_Cells):
 
     def head(self) -> memoryview[int]:
         """The cells, of which the first is the phase: the fastest way to ask for it."""
-        return self._cells
+        assert Page._phase.index == 0
+        return self.cells
 
     def is_serving(self) -> bool:
         """Whether SIGTERM has not come yet."""
-        return not self._cells[0]
+        return not self.cells[0]
 
     @property
     def phase(self) -> Phase:
         """The shared phase; written by the arbiter alone, and never backwards."""
-        return _PHASES[self._cells[0]]
+        return _PHASES[self.cells[0]]
 
     @phase.setter
     def phase(self, phase: Phase) -> None:
@@ -168,9 +186,9 @@ class Page(_Cells):
 
     def state(self) -> State:
         """How many workers serve, as it is at this moment."""
-        first = HEAD_CELLS + _BOOTED
-        end = first + self._used * SLOT_CELLS
-        booted = self.strangers + sum(self._cells[first:end:SLOT_CELLS])
+        first = HEAD_CELLS + Slot.booted.index
+        end = first + self._slots_used * SLOT_CELLS
+        booted = self.strangers + sum(self.cells[first:end:SLOT_CELLS])
         if booted >= self.expected:
             self.complete = 1
         return State(self.phase, booted, self.expected, bool(self.complete))
@@ -182,19 +200,19 @@ class Page(_Cells):
         """
         if self._free:
             index = self._free.pop()
-        elif self._used < SLOTS:
-            index = self._used
-            self._used += 1
+        elif self._slots_used < SLOTS:
+            index = self._slots_used
+            self._slots_used += 1
         else:
             raise RuntimeError(f"more than {SLOTS} workers are alive: lower `workers`")
-        slot = Slot(self._cells, HEAD_CELLS + index * SLOT_CELLS)
+        slot = Slot(self.cells, HEAD_CELLS + index * SLOT_CELLS)
         slot.clear()
         return slot
 
     def free_slot(self, slot: Slot) -> None:
         """Take back the slot of a worker that has been reaped (arbiter only)."""
         slot.booted = 0
-        self._free.append((slot._base - HEAD_CELLS) // SLOT_CELLS)
+        self._free.append((slot.base - HEAD_CELLS) // SLOT_CELLS)
 
 
 _PHASES = tuple(Phase)

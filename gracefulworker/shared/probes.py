@@ -16,9 +16,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from gracefulworker.phases import Phase
+from gracefulworker.seam import Log
 
 #: The methods that a probe may have; a prober that sends another one is told.
 METHODS = ("GET", "HEAD")
@@ -59,7 +59,7 @@ def unready_reason(state: State, unready: bool) -> str | None:
     return None if state.booted else "no worker is up"
 
 
-def objection(check: Callable[[], object], log: Any) -> str | None:
+def objection(check: Callable[[], object], log: Log) -> str | None:
     """What the user's `graceful_readiness_check` has against it; None when it agrees."""
     try:
         said = check()

@@ -1,12 +1,43 @@
-"""Taking connections from an accept queue."""
+"""Taking connections from an accept queue: what is the same in each engine.
+
+Each engine accepts in its own way, for it makes connections of its own class. None of them may
+lose what waits in a queue: when the process has run out of descriptors they wait for a `Pause`, and
+at the deadline `accept_all` takes who is left, to be told so.
+
+What may be changed here: what the end of a queue, or of the room for its connections, means.
+"""
 
 from __future__ import annotations
 
 import _socket
+from time import monotonic
 from typing import Any
 
+from gracefulworker.seam import Address, Listener
 
-def accept_all(listener: Any) -> list[Any]:
+#: Seconds without accepting after the process ran out of descriptors.
+NO_ROOM_PAUSE = 0.05
+
+
+class Pause:
+    """A moment without accepting, for the process has run out of descriptors: one will be free.
+
+    `until` is the monotonic second of its end. It is kept until somebody asks whether the pause
+    `lasts`, so that a loop which has stopped listening sees that it is to begin again.
+    """
+
+    until = 0.0  #: 0.0: there is none
+
+    def begin(self) -> None:
+        self.until = monotonic() + NO_ROOM_PAUSE
+
+    def lasts(self) -> bool:
+        if self.until and monotonic() >= self.until:
+            self.until = 0.0
+        return self.until > 0.0
+
+
+def accept_all(listener: Listener) -> list[_socket.socket]:
     """The connections that wait in a listener's queue, as bare sockets (at the deadline).
 
     Native calls on the descriptor, for this runs in a thread beside gevent's hub.
@@ -29,11 +60,11 @@ def accept_all(listener: Any) -> list[Any]:
 class ListenerName:
     """Stands for a listener in gunicorn's handlers: its name is asked for after it is closed."""
 
-    def __init__(self, listener: Any) -> None:
+    def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._name = listener.getsockname()
 
-    def getsockname(self) -> Any:
+    def getsockname(self) -> Address:
         return self._name
 
     def __getattr__(self, name: str) -> Any:

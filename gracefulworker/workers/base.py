@@ -29,14 +29,18 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 
+from gracefulworker import seam
 from gracefulworker.arbiter.takeover import supervise
 from gracefulworker.phases import SECOND, SETTLE_MAX, ListenerState, Phase
-from gracefulworker.seam import offers_http2
-from gracefulworker.shared import current as presence
-from gracefulworker.shared import sockets
+from gracefulworker.shared import current, sockets
 from gracefulworker.workers import accepting, lingering
 from gracefulworker.workers.deadline import Deadline
-from gracefulworker.workers.requests import Application, ClosingResponse, Held, stand_before
+from gracefulworker.workers.requests import (
+    Application,
+    ClosingResponse,
+    InFlight,
+    wrap_application,
+)
 from gracefulworker.workers.warmup import WarmupError, warm_up
 
 #: Seconds that a SIGTERM which the arbiter did not send is held back: a group's SIGTERM reaches
@@ -46,9 +50,6 @@ HOLD = 1.0
 
 #: Seconds between two passes of a loop at the most.
 PASS = 1.0
-
-#: Seconds without accepting after the process ran out of descriptors.
-NO_ROOM_PAUSE = 0.05
 
 #: Seconds between two looks at the page while the arbiter waits for handshakes to complete.
 SETTLE_PASS = 0.01
@@ -68,8 +69,8 @@ def _nothing_to_end() -> None:
 class SettledConfig(Config):  # type: ignore[misc]
     """The configuration of a worker that serves: its values are plain attributes.
 
-    Config looks each of them up in Python (`__getattr__`, gunicorn 0.13 on) some twenty times in
-    each request, a tenth of all that is done for it. That pays for what we do there.
+    Config looks each of them up in Python (`__getattr__`) some twenty times in each request, a
+    tenth of all that is done for it. That pays for what we do there.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -100,12 +101,19 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     lingerer: lingering.Lingerer
 
     # Worker's own, which is untyped.
+    cfg: seam.Config
+    log: seam.Log
+    sockets: list[seam.Listener]
     wsgi: Application
-    sockets: list[Any]
+    PIPE: tuple[int, int]
+    pid: int
+    ppid: int
+    max_requests: int
+    nr: int
 
     @classmethod
-    def check_config(cls, cfg: Any, log: Any) -> None:
-        """Arbiter.start calls this in the arbiter before when_ready (gunicorn 19.0 on)."""
+    def check_config(cls, cfg: seam.Config, log: seam.Log) -> None:
+        """Arbiter.start calls this in the arbiter before when_ready."""
         checked = getattr(super(), "check_config", None)
         if checked is not None:
             checked(cfg, log)
@@ -113,7 +121,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._retired_at: int | None = None
-        self._serving = True
+        self._running = True
         self.excused_until = 0.0  # the arbiter's: until then a missing heartbeat is no fault
         self._orphan = False
         self.supervisor = supervise()
@@ -127,16 +135,16 @@ class GracefulWorker(Worker):  # type: ignore[misc]
             self.gauge = self.slot.gauge()
             self.accepted_before = 0  # ns of the last new connection but one
             #: requests that the application holds, oldest first
-            self.held: dict[Any, Held] = {}
+            self.in_flight: dict[seam.Request, InFlight] = {}
             #: who answers a request from SIGTERM on: its response, or the deadline
-            self.claims: dict[Any, object] = {}
+            self.claims: dict[seam.Request, seam.Response | Deadline] = {}
             #: brings HTTP/2 connections to their end, where there are any
             self.end_http2: Callable[[], None] = _nothing_to_end
 
     # Boot
 
     def init_process(self) -> None:
-        """Worker.init_process (gunicorn 0.3 on): the worker's life, in its own process.
+        """Worker.init_process: the worker's life, in its own process.
 
         What it has inherited is left out of its garbage collections (gc.freeze). They would write
         to each of these objects, and so copy the memory that the arbiter and all workers share: our
@@ -154,19 +162,19 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         super().init_signals()
         if self.supervisor is None:
             return
-        presence.answer_with(self.phase_for_application)
+        current.answer_with(self.phase_for_application)
         if self.settings.sigint:
             signal.signal(signal.SIGINT, self.handle_exit)
 
     def load_wsgi(self) -> None:
-        """Worker.load_wsgi sets `wsgi`; from here on it is the application behind our door."""
+        """Worker.load_wsgi sets `wsgi`; from here on it is the application, wrapped."""
         super().load_wsgi()
         if self.supervisor is not None:
-            self.wsgi = stand_before(self.wsgi, self)
-            if offers_http2(self.cfg):
+            self.wsgi = wrap_application(self.wsgi, self)
+            if seam.offers_http2(self.cfg):
                 from gracefulworker.workers import http2
 
-                self.end_http2 = http2.stand_before(self).give
+                self.end_http2 = http2.use_our_connections(self).give
 
     def run(self) -> None:
         """Worker.run, the serving loop; the boot is over."""
@@ -201,12 +209,12 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     def _set_alive(self, alive: bool) -> None:
         if self.supervisor is None:
-            self._serving = alive
+            self._running = alive
         elif not alive:
             self.ask_to_retire()
 
     #: Whether gunicorn's serving loop goes on: until the worker has drained. Requests ask it, too.
-    alive = property(operator.attrgetter("_serving"), _set_alive)
+    alive = property(operator.attrgetter("_running"), _set_alive)
 
     def ask_to_retire(self) -> None:
         """Ask the arbiter for a turn: only one worker at a time recycles itself."""
@@ -247,7 +255,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     def handle_quit(self, number: int, frame: FrameType | None) -> None:
         """Worker.handle_quit: worker_int, then SystemExit, which some code swallows."""
-        self._serving = False
+        self._running = False
         super().handle_quit(number, frame)
 
     def is_parent_alive(self) -> bool:
@@ -296,21 +304,21 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         if not self.page.is_serving():
             self.slot.term_at = 0  # the whole group's: the arbiter leads
             return False
-        return bool(time.monotonic_ns() - self.slot.term_at >= HOLD * SECOND)
+        return time.monotonic_ns() - self.slot.term_at >= HOLD * SECOND
 
     def deadline(self) -> int:
         """ns at which what is left is cut (in DRAINING)."""
-        own = self.drain_began() + self.cfg.graceful_timeout * SECOND
+        own: int = self.drain_began() + self.cfg.graceful_timeout * SECOND
         if self.page.phase >= Phase.DRAINING:
             own = self.page.deadline
-        return int(own)
+        return own
 
     # Draining
 
     def drain_began(self) -> int:
         """ns at which this worker's DRAINING began."""
         if self.page.phase >= Phase.DRAINING:
-            return int(self.page.drain_at)
+            return self.page.drain_at
         return self._retired_at or 0
 
     @property
@@ -327,7 +335,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     def first_byte_expiry(self, accepted_at: int) -> int:
         """ns at which a connection that has not sent a byte counts as idle (in DRAINING)."""
-        since: int = max(accepted_at, self.drain_began())
+        since = max(accepted_at, self.drain_began())
         return since + round(self.settings.first_byte * SECOND)
 
     def idle_expiry(self) -> int:
@@ -337,7 +345,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
         delay has been so all the time. A worker that retires on its own has announced nothing.
         """
         if self.page.phase >= Phase.DRAINING:
-            return int(self.page.drain_at) + round(self.settings.idle * SECOND)
+            return self.page.drain_at + round(self.settings.idle * SECOND)
         return self.drain_began() + round(min(RETIRE_IDLE, float(self.cfg.keepalive)) * SECOND)
 
     def until(self, dues: list[int]) -> float:
@@ -374,7 +382,7 @@ class GracefulWorker(Worker):  # type: ignore[misc]
     def finished(self) -> None:
         """The loop may end."""
         self.slot.in_flight = 0
-        self._serving = False
+        self._running = False
 
     # Counting, from SIGTERM on
 
@@ -407,30 +415,32 @@ class GracefulWorker(Worker):  # type: ignore[misc]
 
     def handle_request(self, *args: Any) -> Any:
         """The engines' handle_request, with the request known while the application has it."""
-        return self.hold(super().handle_request, args)
+        return self.track(super().handle_request, args)
 
     def handle_http2_request(self, *args: Any) -> Any:
         """The engines' handle_http2_request (25 on): a stream is known in the same way."""
         try:
-            return self.hold(super().handle_http2_request, args)
+            return self.track(super().handle_http2_request, args)
         finally:
             if self.supervisor is not None and not self.page.is_serving():
                 self.slot.count("served")
 
-    def hold(self, handle: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def track(self, handle: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Call an engine's handler, with its request known meanwhile."""
         if self.supervisor is None:
             return handle(*args)
         request = args[self.request_argument]
-        self.held[request] = [monotonic(), self.whoami(), None]
-        self.gauge(len(self.held))
+        entry = InFlight()
+        entry.began, entry.handler, entry.response = monotonic(), self.whoami(), None
+        self.in_flight[request] = entry
+        self.gauge(len(self.in_flight))
         try:
             return handle(*args)
         finally:
-            del self.held[request]
+            del self.in_flight[request]
             if self.claims:
                 self.claims.pop(request, None)
-            self.gauge(len(self.held))
+            self.gauge(len(self.in_flight))
 
     def announce(self, response: ClosingResponse) -> None:
         """The headers go out now, past SERVING: they say `Connection: close`.

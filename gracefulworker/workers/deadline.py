@@ -7,7 +7,7 @@ with the worker, answers 503 where no response has begun, names what is left in 
 `phases.KILL_MARGIN` later, is only for code that holds the interpreter so that no thread can run.
 
 Who answers a request, the application or the deadline, is decided by one atomic claim
-(`GracefulWorker.claims`). A response that has begun is cut and never given a false end.
+(the worker's `claims`). A response that has begun is cut and never given a false end.
 
 What may be changed here: what is said and done at the deadline.
 """
@@ -24,14 +24,14 @@ import sys
 import time
 import traceback
 from _thread import get_ident  # bound before gevent patches it: the native one
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from gracefulworker.phases import SECOND
+from gracefulworker.seam import Config, Log, Request, Response
+from gracefulworker.shared.page import Broadcast, Slot
 from gracefulworker.shared.unpatched import original
-from gracefulworker.workers import requests as doorman
-
-if TYPE_CHECKING:
-    from gracefulworker.workers.base import GracefulWorker
+from gracefulworker.workers import requests
 
 #: Lines of a cut request's stack that are logged, the innermost.
 STACK_LINES = 20
@@ -57,10 +57,27 @@ LAST_WORDS = (
 )
 
 
+class DeadlineWorker(Protocol):
+    """What is asked here of the worker."""
+
+    SIGNALS: list[signal.Signals]
+    cfg: Config
+    log: Log
+    pid: int
+    broadcast: Broadcast
+    slot: Slot
+    in_flight: dict[Request, requests.InFlight]
+    claims: dict[Request, Response | Deadline]
+
+    def is_draining(self) -> bool: ...
+    def deadline(self) -> int: ...
+    def turn_away(self, speak: Callable[[Any], bool]) -> int: ...
+
+
 class Deadline:
     """A thread that waits for the worker's deadline and then ends its process."""
 
-    def __init__(self, worker: GracefulWorker) -> None:
+    def __init__(self, worker: DeadlineWorker) -> None:
         self.worker = worker
         self._main = get_ident()
         self._sleep = original("time", "sleep")
@@ -94,17 +111,18 @@ class Deadline:
     def cut(self) -> None:
         """Answer or cut what is left, and name it."""
         worker = self.worker
-        endings = [(self.end(request, held), request, held) for request, held in self.held()]
+        left = list(worker.in_flight.items())
+        endings = [(self.end(request, entry), request, entry) for request, entry in left]
         worker.slot.cut += sum(ending != AFTER for ending, _, _ in endings)
         worker.slot.in_flight = 0
-        for ending, request, (since, who, _) in endings:
+        for ending, request, entry in endings:
             worker.log.warning(
                 "cut at the deadline (%s): %s %s after %.1f s, at:\n%s",
                 ending,
                 request.method,
                 request.path,
-                time.monotonic() - since,
-                self.stack(who),
+                time.monotonic() - entry.began,
+                self.stack(entry.handler),
             )
         turned_away = worker.turn_away(self.speak)
         worker.slot.cut += turned_away
@@ -120,31 +138,29 @@ class Deadline:
         worker.slot.cut = max(worker.slot.cut, 1)
         self.part()
 
-    def held(self) -> list[tuple[Any, doorman.Held]]:
-        return list(self.worker.held.items())
-
-    def end(self, request: Any, held: doorman.Held) -> str:
+    def end(self, request: Request, entry: requests.InFlight) -> str:
         """End one request's connection as its client can best tell; what was done."""
         try:
-            return self._end(request, held)
+            return self._end(request, entry)
         except (OSError, ValueError):
             return "closed"  # by the client, or by the application
 
-    def _end(self, request: Any, held: doorman.Held) -> str:
-        _, who, response = held
+    def _end(self, request: Request, entry: requests.InFlight) -> str:
+        response = entry.response
         if not hasattr(request, "unreader"):
             return "its HTTP/2 stream"  # its frames are its own thread's to write
-        if doorman.is_websocket(request):
+        if requests.is_websocket(request):
             return "its WebSocket"  # a 503 in the midst of its frames would be noise
-        if doorman.is_answered(response):
+        if requests.is_answered(response):
             return AFTER
         connection = request.unreader.sock
         if response is None or not response.headers_sent:
-            response = self.worker.claims.setdefault(request, self)
-        if response is self:
-            if isinstance(connection, ssl.SSLSocket) and self.is_in_tls(who):
-                return "closed"  # OpenSSL is not to be entered twice at once
-            return "503" if self.speak(connection) else "closed"
+            answers = self.worker.claims.setdefault(request, self)
+            if isinstance(answers, Deadline):
+                if isinstance(connection, ssl.SSLSocket) and self.is_in_tls(entry.handler):
+                    return "closed"  # OpenSSL is not to be entered twice at once
+                return "503" if self.speak(connection) else "closed"
+            response = answers
         if not (response.chunked or response.response_length is not None):
             # This body ends where the connection does: only a reset tells that it was cut.
             raw = self._raw(connection)
@@ -169,7 +185,7 @@ class Deadline:
         return is_heard
 
     def part(self) -> None:
-        """Read on for a moment: unread bytes would turn the end into a reset (see `gate`)."""
+        """Read on for a moment: unread bytes would turn the end into a reset (see `lingering`)."""
         until = time.monotonic() + LAST_MOMENT
         poll = original("select", "poll")()
         listening = {raw.fileno(): raw for raw in self._spoken}
@@ -191,7 +207,7 @@ class Deadline:
         if frame is None:
             return "  (it has ended meanwhile)"
         calls = traceback.extract_stack(frame)
-        entrances = [n for n, call in enumerate(calls, 1) if call.filename == doorman.__file__]
+        entrances = [n for n, call in enumerate(calls, 1) if call.filename == requests.__file__]
         del calls[: max(entrances, default=0)]
         return "\n".join("".join(calls.format()).splitlines()[-STACK_LINES:])
 

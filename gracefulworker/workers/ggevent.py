@@ -24,6 +24,7 @@ from gevent.server import StreamServer
 from gunicorn.workers import ggevent
 
 from gracefulworker.phases import ListenerState, Phase
+from gracefulworker.seam import Address, Listener, Request
 from gracefulworker.shared import sockets
 from gracefulworker.workers import accepting, lingering
 from gracefulworker.workers.base import PASS, SETTLE_PASS, GracefulWorker
@@ -79,11 +80,11 @@ class Hearing:
         super().close()  # type: ignore[misc]
 
 
-class Connection(Hearing, socket.socket):  # type: ignore[misc]
+class GeventConnection(Hearing, socket.socket):  # type: ignore[misc]
     """A client's connection."""
 
 
-class TLSConnection(Hearing, gevent.ssl.SSLSocket):  # type: ignore[misc]
+class GeventTLSConnection(Hearing, gevent.ssl.SSLSocket):  # type: ignore[misc]
     """The same behind TLS; the handshake is not yet a request."""
 
     def do_handshake(self) -> None:
@@ -98,7 +99,7 @@ class Server(StreamServer):  # type: ignore[misc]
 
     worker: GeventWorker
 
-    def do_read(self) -> tuple[Connection, Any] | None:
+    def do_read(self) -> tuple[GeventConnection, Address] | None:
         """StreamServer.do_read (gevent 1.3 on): accept one, None when nobody waits."""
         listener = self.socket
         while True:
@@ -111,13 +112,13 @@ class Server(StreamServer):  # type: ignore[misc]
                 if error.errno in sockets.NOBODY_WAITS:
                     return None
                 raise  # _do_read tries again later
-        client = Connection(listener.family, listener.type, listener.proto, fileno=fd)
+        client = GeventConnection(listener.family, listener.type, listener.proto, fileno=fd)
         client.worker = self.worker
         client.accepted_at = self.worker.count_accepted()
         self.worker.connections.add(client)
         return client, address
 
-    def do_close(self, client: Connection, *args: Any) -> None:
+    def do_close(self, client: GeventConnection, *args: Any) -> None:
         """StreamServer.do_close: what do_read returned is over, whatever became of it."""
         super().do_close(client, *args)
         self.worker.forget(client)
@@ -169,8 +170,8 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         else:
             super(ggevent.GeventWorker, self).notify()
 
-    def server_class(self, listener: Any, spawn: Any, **kwargs: Any) -> StreamServer:
-        """GeventWorker.run (0.14 on) makes its servers with this, if it is not None."""
+    def server_class(self, listener: Listener, spawn: Any, **kwargs: Any) -> StreamServer:
+        """GeventWorker.run makes its servers with this, if it is not None."""
         ssl_args = {name: kwargs[name] for name in ("ssl_context",) if name in kwargs}
         if self.supervisor is None:
             return StreamServer(listener, partial(self.handle, listener), spawn=spawn, **ssl_args)
@@ -179,7 +180,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
             ssl_args["do_handshake_on_connect"] = False
             self.cfg.set("do_handshake_on_connect", False)
             if isinstance(ssl_args["ssl_context"], gevent.ssl.SSLContext):
-                ssl_args["ssl_context"].sslsocket_class = TLSConnection
+                ssl_args["ssl_context"].sslsocket_class = GeventTLSConnection
         handle = partial(self.handle, accepting.ListenerName(listener))
         server = Server(listener, handle=handle, spawn=spawn, **ssl_args)
         server.worker = self
@@ -198,9 +199,9 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     # Connections
 
-    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+    def handle(self, listener: Listener, client: Any, addr: Address) -> None:
         """GeventWorker.handle: a connection's whole life, in its greenlet."""
-        if isinstance(client, TLSConnection):
+        if isinstance(client, GeventTLSConnection):
             # The socket that it was accepted as has given up its descriptor.
             client.worker = self
             client.accepted_at = time.monotonic_ns()
@@ -208,7 +209,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         try:
             super().handle(listener, client, addr)
         finally:
-            if isinstance(client, TLSConnection):
+            if isinstance(client, GeventTLSConnection):
                 self.forget(client)
 
     def forget(self, client: Hearing) -> None:
@@ -238,7 +239,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
                 self.wake()  # it announced keep-alive before SIGTERM, and is idle now
         return keep
 
-    def finish_body(self, request: Any) -> None:
+    def finish_body(self, request: Request) -> None:
         """Read what the application left, as RequestParser.finish_body would do next.
 
         Here it tells whether bytes that are left belong to the next request.
@@ -252,7 +253,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         raise StopIteration
 
     def linger(self, client: Any) -> None:
-        """Half-close; `oversee` reads on (see `gate`).
+        """Half-close; `oversee` reads on (see `lingering`).
 
         No greenlet for each: thousands may be closed at the end of the delay, all at once.
         """
@@ -272,7 +273,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
     def oversee(self, main: Any) -> None:
         """Look at the page whenever there is something to see; end gunicorn's loop at the end."""
         try:
-            while self._serving:
+            while self._running:
                 poll = select.poll()
                 poll.register(self.PIPE[0], select.POLLIN)
                 if self.phase < Phase.DRAINING:
@@ -305,7 +306,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
             return lingering.LINGER_PASS
         if self.phase < Phase.DRAINING:
             return SWEEP_PASS if self.lingerer else PASS
-        if self.servers or not self.is_serving():
+        if self.servers or not self.has_work():
             return SETTLE_PASS  # waiting for the seal, or for closed connections to linger
         dues = [self.first_byte_expiry(conn.accepted_at) for conn in self.waiting(used=False)]
         dues += [self.idle_expiry() for _ in self.waiting(used=True)]
@@ -318,7 +319,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
             for client in self.connections
             if client.used == used
             and not (client.begun or client.hung_up)
-            and client.fileno() >= 0  # else it is wrapped in a TLSConnection, which knows
+            and client.fileno() >= 0  # else it is wrapped in a GeventTLSConnection, which knows
         ]
 
     def drain(self) -> None:
@@ -332,18 +333,18 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         for client in lingering.still_idle(idle):
             client.hang_up()
             self.count_idle()
-        if self.servers or self.is_serving():
+        if self.servers or self.has_work():
             return
         self.lingerer.sweep()
         self.finish_when_lingered()
 
-    def is_serving(self) -> bool:
+    def has_work(self) -> bool:
         """Whether any connection has, or may still have, something to be done for it.
 
-        What is wrapped in a TLSConnection has no descriptor of its own.
+        What is wrapped in a GeventTLSConnection has no descriptor of its own.
         """
         open_ones = (client for client in self.connections if client.fileno() >= 0)
-        return bool(self.held) or any(not client.hung_up for client in open_ones)
+        return bool(self.in_flight) or any(not client.hung_up for client in open_ones)
 
     def lingers(self) -> bool:
         """Those that are hung up, too: their greenlets need not have had their turn by the end."""
@@ -366,7 +367,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
                     self.slot.drained = 1
 
 
-def is_read_up(request: Any) -> bool:
+def is_read_up(request: Request) -> bool:
     """Whether a request's body has been read to its end, and nothing was sent behind it."""
     reader = request.body.reader
     # LengthReader counts down; ChunkedReader gives its parser up at the last chunk.

@@ -14,31 +14,35 @@ import selectors
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 from gunicorn.workers import gthread
 from gunicorn.workers.base import Worker
 
+from gracefulworker import seam
 from gracefulworker.phases import KILL_MARGIN, SECOND, ListenerState, Phase
-from gracefulworker.seam import check_gthread
 from gracefulworker.shared import sockets
-from gracefulworker.workers import lingering
-from gracefulworker.workers.base import (
-    NO_ROOM_PAUSE,
-    PASS,
-    SETTLE_PASS,
-    GracefulWorker,
-)
+from gracefulworker.workers import accepting, lingering
+from gracefulworker.workers.base import PASS, SETTLE_PASS, GracefulWorker
 
 #: Seconds that a silent connection is kept before SIGTERM, beyond `keepalive`: gunicorn's own
 #: DEFAULT_WORKER_DATA_TIMEOUT (25.3 on; before, a thread waited for ever).
 FIRST_BYTE_PATIENCE = 5.0
 
 
-class Connection(gthread.TConn):  # type: ignore[misc]
+class ThreadConnection(gthread.TConn):  # type: ignore[misc]
     """gunicorn's connection, handed to the lingerer when it is closed."""
+
+    # TConn's own, which is untyped.
+    cfg: seam.Config
+    sock: Any  #: a socket.socket, or an ssl.SSLSocket once there is a parser
+    parser: seam.RequestParser
+    initialized: bool
+    is_http2: bool  #: 25 on
 
     lingerer: lingering.Lingerer
     still_silent = False  #: it has shaken hands and said nothing yet
@@ -65,30 +69,34 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
 
     request_argument = 0
 
+    # gthread.ThreadWorker's own, which is untyped.
+    tpool: ThreadPoolExecutor
+    poller: selectors.BaseSelector
+    method_queue: seam.CallbackQueue
+    #: idle ones; finish_request adds, on_client_socket_readable and murder_keepalived take away
+    keepalived_conns: deque[ThreadConnection]
+    nr_conns: int  #: all that have been accepted and not closed
+
     @classmethod
-    def check_config(cls, cfg: Any, log: Any) -> None:
+    def check_config(cls, cfg: seam.Config, log: seam.Log) -> None:
         """:raises RuntimeError: on gunicorn 23."""
-        check_gthread()
+        seam.check_gthread()
         super().check_config(cfg, log)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: not yet spoken, oldest first: connection -> since when, in ns
-        self.silent: dict[Connection, int] = {}
-        self.accept_again_at = 0.0
+        self.silent: dict[ThreadConnection, int] = {}
+        self.pause = accepting.Pause()
         self._speak: Callable[[Any], bool] | None = None
         self.turned_away = 0
-
-    def handle_exit(self, number: int, frame: Any) -> None:
-        """ThreadWorker.handle_exit sets alive to False; as for all three, SIGTERM is only noted."""
-        GracefulWorker.handle_exit(self, number, frame)
 
     def handle_quit(self, number: int, frame: Any) -> None:
         """ThreadWorker.handle_quit without its tpool.shutdown, whose lock submit() may hold.
 
-        The pool's threads are not joined: see `ending.leave`.
+        The pool's threads are not joined: see `gracefulworker.arbiter.leaving`.
         """
-        self._serving = False
+        self._running = False
         Worker.handle_quit(self, number, frame)
 
     def run(self) -> None:
@@ -106,22 +114,20 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
     def set_accept_enabled(self, enabled: bool) -> None:
         """ThreadWorker.set_accept_enabled: called in each pass with the limit's verdict."""
         if self.supervisor is not None:
-            if self.accept_again_at and time.monotonic() >= self.accept_again_at:
-                self.accept_again_at = 0.0
-            if self.accept_again_at:
+            if self.pause.until and self.pause.lasts():
                 enabled = False
             elif self.is_draining():
                 enabled = bool(self.sockets)  # the queue is emptied, whatever the limit
         super().set_accept_enabled(enabled)
 
-    def accept(self, listener: Any) -> None:
+    def accept(self, listener: seam.Listener) -> None:
         """ThreadWorker.accept submits the connection to the pool; here its first byte does."""
         if self.supervisor is None:
             super().accept(listener)
             return
         self.accept_one(listener)
 
-    def accept_one(self, listener: Any) -> bool:
+    def accept_one(self, listener: seam.Listener) -> bool:
         """Whether a connection came."""
         try:
             client, address = listener.accept()
@@ -129,14 +135,14 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             return True  # it has left, others may wait
         except OSError as error:
             if error.errno in sockets.NO_ROOM:
-                self.accept_again_at = time.monotonic() + NO_ROOM_PAUSE
+                self.pause.begin()
                 self.set_accept_enabled(False)
             elif error.errno not in sockets.NOBODY_WAITS:
                 raise
             return False
         self.count_accepted()
         self.nr_conns += 1
-        conn = Connection(self.cfg, client, address, self.names[listener])
+        conn = ThreadConnection(self.cfg, client, address, self.names[listener])
         conn.lingerer = self.lingerer
         conn.data_ready = True  # ThreadWorker.handle (25.3 on) is not called before
         try:
@@ -150,12 +156,12 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             self.enqueue_req(conn)
         return True
 
-    def wait_for_first_byte(self, conn: Connection) -> None:
+    def wait_for_first_byte(self, conn: ThreadConnection) -> None:
         conn.sock.setblocking(False)
         self.silent[conn] = time.monotonic_ns()
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_first_byte, conn))
 
-    def on_first_byte(self, conn: Connection, client: socket.socket) -> None:
+    def on_first_byte(self, conn: ThreadConnection, client: socket.socket) -> None:
         self.poller.unregister(client)
         del self.silent[conn]
         self.enqueue_req(conn)
@@ -167,11 +173,11 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
     # The loop
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """ThreadWorker.wait_for_and_dispatch_events (24 on): once in each pass of its loop."""
+        """ThreadWorker.wait_for_and_dispatch_events: once in each pass of its loop."""
         if self.supervisor is None:
             super().wait_for_and_dispatch_events(timeout)
             return
-        if self.accept_again_at or self.stopping():
+        if self.pause.until or self.stopping():
             timeout = self.until_due()
         if self.lingerer.receiving:
             timeout = min(timeout, lingering.LINGER_PASS)
@@ -188,8 +194,8 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
 
     def until_due(self) -> float:
         """Seconds until the next pass is needed, if nothing happens before."""
-        if self.accept_again_at:
-            return NO_ROOM_PAUSE
+        if self.pause.until:
+            return accepting.NO_ROOM_PAUSE
         if self.phase < Phase.DRAINING:
             return PASS
         if self.sockets or not self.nr_conns:
@@ -199,7 +205,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             dues.append(self.first_byte_expiry(next(iter(self.silent.values()))))
         return self.until(dues)
 
-    def enqueue_req(self, conn: Connection) -> None:
+    def enqueue_req(self, conn: ThreadConnection) -> None:
         """ThreadWorker.enqueue_req; a pool that the deadline has shut down leaves only the 503."""
         try:
             super().enqueue_req(conn)
@@ -209,7 +215,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             self.turned_away += self._speak(conn.sock)
             self.nr_conns -= 1
 
-    def finish_request(self, conn: Connection, fs: Any) -> None:
+    def finish_request(self, conn: ThreadConnection, fs: Future[Any]) -> None:
         """ThreadWorker.finish_request: the request is over, on the main thread."""
         if self.supervisor is not None and self.stopping():
             if fs.cancelled() and self._speak is not None:
@@ -260,7 +266,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         for listener in self.sockets:
             while self.accept_one(listener):
                 continue
-        if time.monotonic() >= self.accept_again_at:
+        if not self.pause.lasts():
             self.stop_accepting()
             self.slot.drained = 1
 
@@ -283,7 +289,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             self.poller.unregister(client)
             self.enqueue_req(conn)
 
-    def close_silent(self, expiry: Any) -> None:
+    def close_silent(self, expiry: Callable[[int], int]) -> None:
         """Close the connections that have not sent a byte in their time."""
         now = time.monotonic_ns()
         for conn, accepted_at in list(self.silent.items()):
@@ -295,13 +301,13 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             del self.silent[conn]
             self.close_silently(conn)
 
-    def close_silently(self, conn: Connection) -> None:
+    def close_silently(self, conn: ThreadConnection) -> None:
         self.nr_conns -= 1
         conn.close()
         self.count_idle()
 
 
-def has_read_ahead(conn: Connection, fs: Any) -> bool:
+def has_read_ahead(conn: ThreadConnection, fs: Future[Any]) -> bool:
     """Whether the next, pipelined request has been read with the last one, which is over.
 
     Before gunicorn 27 such bytes lie unseen until more come.

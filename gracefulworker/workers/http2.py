@@ -21,7 +21,7 @@ import os
 import select
 import ssl
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from gunicorn.http2 import connection
 from gunicorn.http2.connection import HTTP2ServerConnection
@@ -30,14 +30,19 @@ from hyperframe.frame import GoAwayFrame
 
 from gracefulworker.phases import SECOND
 
-if TYPE_CHECKING:
-    from gracefulworker.workers.base import GracefulWorker
-
 #: Seconds between the two GOAWAYs at the most, where no PING is answered.
 ROUND_TRIP = 0.03
 
 #: The last stream that there can be, with NO_ERROR.
 NO_MORE_STREAMS = GoAwayFrame(last_stream_id=2**31 - 1).serialize()
+
+
+class HTTP2Worker(Protocol):
+    """What is asked here of the worker."""
+
+    def is_draining(self) -> bool: ...
+    def first_byte_expiry(self, accepted_at: int) -> int: ...
+    def count_idle(self) -> None: ...
 
 
 class Call:
@@ -57,10 +62,10 @@ class Call:
             os.write(self._write_fd, b".")
 
 
-class Connection(HTTP2ServerConnection):  # type: ignore[misc]
+class HTTP2Connection(HTTP2ServerConnection):  # type: ignore[misc]
     """gunicorn's connection (25 on), which waits for frames where it can be called."""
 
-    worker: GracefulWorker
+    worker: HTTP2Worker
     call: Call
     idle_timeout: float | None = None  # gunicorn 27's; before, an idle connection stays
 
@@ -75,7 +80,10 @@ class Connection(HTTP2ServerConnection):  # type: ignore[misc]
         self._poll.register(self.call.fd, select.POLLIN)
 
     def receive_data(self, data: bytes | None = None) -> list[Any]:
-        """HTTP2ServerConnection.receive_data: called between streams, reads for the next ones."""
+        """HTTP2ServerConnection.receive_data: called between streams, reads for the next ones.
+
+        By handle_http2, which both AsyncWorker and ThreadWorker have.
+        """
         if data is None and not self.is_busy() and not self.frames_come():
             return []  # it has been closed
         return super().receive_data(data)  # type: ignore[no-any-return]
@@ -144,13 +152,13 @@ class Connection(HTTP2ServerConnection):  # type: ignore[misc]
         self.close(last_stream_id=self.h2_conn.highest_inbound_stream_id)
 
 
-def stand_before(worker: GracefulWorker) -> Call:
+def use_our_connections(worker: HTTP2Worker) -> Call:
     """Have this process make connections of our class, and return what calls them to their end.
 
     http.get_parser (25 on) looks the class up in its module for each connection.
     """
     call = Call()
     connection.HTTP2ServerConnection = type(
-        "Connection", (Connection,), {"worker": worker, "call": call}
+        "HTTP2Connection", (HTTP2Connection,), {"worker": worker, "call": call}
     )
     return call

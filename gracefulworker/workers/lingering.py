@@ -1,8 +1,15 @@
-"""Closing connections without losing an answer: FIN first, then reading on.
+"""Closing connections without losing an answer: half-close, then linger.
 
 close() with unread bytes in the receive buffer, or bytes that arrive after it, sends RST, which can
 destroy a response on its way. So: FIN first (RFC 9112 section 9.6), then read on until the client
-closes its side too, for a bounded time and in nobody's way.
+closes its side too, for a bounded time and in nobody's way. gunicorn 26 on does the same in its
+util.close_graceful, where the main thread of sync and gthread waits for one client after another.
+
+Here connections that linger wait in a poller of their own, which costs no more than what is read:
+each engine adds what it closes, and calls `Lingerer.sweep` in its loop. `still_idle` is the last
+look before an idle connection is closed.
+
+What may be changed here: how long is read on, and how often is looked.
 """
 
 from __future__ import annotations

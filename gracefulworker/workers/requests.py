@@ -1,6 +1,7 @@
-"""Around the application: which requests it holds, who answers them, and the close at header time.
+"""Requests in flight: which the application holds, who answers them, the close at header time.
 
-The door also answers probes, which the application never sees.
+The application is wrapped for two ends: it can ask `gracefulworker.draining` by its environ, and
+probes are answered here and never seen by it.
 
 What may be changed here: what is known of a request between its head and the end of its response.
 All of this is on the way of each request, where a Python call more is 0.3 % of the stock worker's
@@ -11,25 +12,49 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from gunicorn.http import wsgi
 from gunicorn.http.wsgi import Response
 
+from gracefulworker import seam
+from gracefulworker.settings import Settings
 from gracefulworker.shared import probes
 from gracefulworker.shared.current import draining
-
-if TYPE_CHECKING:
-    from gracefulworker.workers.base import GracefulWorker
-
-#: What is kept of a request that the application holds: the monotonic second of its begin, who
-#: handles it (a thread's identifier, or a greenlet), and its response, once its headers are sent.
-Held = list[Any]
+from gracefulworker.shared.page import Page
 
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 #: What a probe is told, by its method.
 Judge = Callable[[str], probes.Answer]
+
+
+class InFlight:
+    """What is kept of a request that the application holds.
+
+    Without an __init__, which would be a Python call more.
+    """
+
+    __slots__ = ("began", "handler", "response")
+
+    began: float  #: monotonic seconds
+    handler: Any  #: who handles it: a thread's identifier, or a greenlet
+    response: seam.Response | None  #: None before its headers are sent
+
+
+class RequestWorker(Protocol):
+    """What is asked here of the worker."""
+
+    cfg: seam.Config
+    log: seam.Log
+    nr: int
+    settings: Settings
+    page: Page
+    in_flight: dict[seam.Request, InFlight]
+
+    def stopping(self) -> bool: ...
+    def announce(self, response: ClosingResponse) -> None: ...
+    def discount_probe(self) -> None: ...
 
 
 class ClosingResponse(Response):  # type: ignore[misc]
@@ -40,49 +65,49 @@ class ClosingResponse(Response):  # type: ignore[misc]
     body, so it is not overridden: the decision is latched here, once.
     """
 
-    worker: GracefulWorker
+    worker: RequestWorker
 
     def send_headers(self) -> None:
-        """Response.send_headers (gunicorn 0.9 on): called with each write, returns when sent."""
+        """Response.send_headers: called with each write, returns when sent."""
         if not self.headers_sent:
             worker = self.worker
-            held = worker.held.get(self.req)
-            if held is not None:
-                held[2] = self
+            entry = worker.in_flight.get(self.req)
+            if entry is not None:
+                entry.response = self
                 if worker.stopping():
                     worker.announce(self)
             Response.send_headers(self)
 
 
-def stand_before(app: Application, worker: GracefulWorker) -> Application:
-    """Return `app` behind our door, and have this process make responses of our class.
+def wrap_application(app: Application, worker: RequestWorker) -> Application:
+    """Return `app` with what is answered before it, and have this process make our responses.
 
-    wsgi.create looks `Response` up in its module at each request (gunicorn 0.17 on). Giving each
-    response another class instead costs 6 % of a request, because CPython then gives up the fast
-    way to its attributes. HTTP/2 has a response class of its own.
+    wsgi.create looks `Response` up in its module at each request. Giving each response another
+    class instead costs 6 % of a request, because CPython then gives up the fast way to its
+    attributes. HTTP/2 has a response class of its own.
     """
     wsgi.Response = type("ClosingResponse", (ClosingResponse,), {"worker": worker})
 
-    def door(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def wrapped(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         environ["gracefulworker.draining"] = draining
         return app(environ, start_response)
 
     judges = probe_judges(worker)
     if not judges:
-        return door
+        return wrapped
     leave_probes_out(worker, judges)
 
-    def door_with_probes(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def wrapped_with_probes(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         judge = judges.get(environ["PATH_INFO"])
         if judge is not None:
             worker.discount_probe()
             return answer_probe(judge, environ, start_response)
-        return door(environ, start_response)
+        return wrapped(environ, start_response)
 
-    return door_with_probes
+    return wrapped_with_probes
 
 
-def probe_judges(worker: GracefulWorker) -> dict[str, Judge]:
+def probe_judges(worker: RequestWorker) -> dict[str, Judge]:
     """Who answers the probes at which path."""
     settings, page, log = worker.settings, worker.page, worker.log
 
@@ -110,20 +135,20 @@ def answer_probe(judge: Judge, environ: dict[str, Any], start_response: Any) -> 
     return [answer.body] if answer.body else []
 
 
-def leave_probes_out(worker: GracefulWorker, judges: dict[str, Judge]) -> None:
+def leave_probes_out(worker: RequestWorker, judges: dict[str, Judge]) -> None:
     """Probes are no requests for max_requests and for the access log."""
     cfg, log = worker.cfg, worker.log
     paths = {os.environ.get("SCRIPT_NAME", "") + path for path in judges}
     stock_pre_request, stock_access = cfg.pre_request, log.access
 
-    def pre_request(worker: GracefulWorker, request: Any) -> None:
-        """All handle_requests call it before they count the request (gunicorn 0.17 on)."""
+    def pre_request(worker: RequestWorker, request: seam.Request) -> None:
+        """All handle_requests call it before they count the request."""
         stock_pre_request(worker, request)
         if request.path in paths:
             worker.nr -= 1
 
     def access(response: Any, request: Any, environ: Any, took: Any) -> None:
-        """Logger.access (gunicorn 0.13 on)."""
+        """Logger.access."""
         if not getattr(response, "is_probe", False):
             stock_access(response, request, environ, took)
 
@@ -133,14 +158,14 @@ def leave_probes_out(worker: GracefulWorker, judges: dict[str, Judge]) -> None:
         log.access = access
 
 
-def is_answered(response: Any) -> bool:
+def is_answered(response: seam.Response | None) -> bool:
     """Whether a response with a length has been sent to its end; of others nobody can tell."""
     if response is None or not response.headers_sent or response.response_length is None:
         return False
-    return bool(response.sent >= response.response_length)
+    return response.sent >= response.response_length
 
 
-def is_websocket(request: Any) -> bool:
+def is_websocket(request: seam.Request) -> bool:
     """Whether the application may have taken the socket over (RFC 6455 section 4.1)."""
     return any(
         name == "UPGRADE" and value.lower() == "websocket" for name, value in request.headers

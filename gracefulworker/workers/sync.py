@@ -23,20 +23,16 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers import sync
 
 from gracefulworker.phases import ListenerState, Phase
+from gracefulworker.seam import Address, Config, Listener, Log
 from gracefulworker.shared import sockets
 from gracefulworker.workers import accepting, lingering
-from gracefulworker.workers.base import (
-    NO_ROOM_PAUSE,
-    PASS,
-    SETTLE_PASS,
-    GracefulWorker,
-)
+from gracefulworker.workers.base import PASS, SETTLE_PASS, GracefulWorker
 
 #: Closed connections that linger before a busy worker looks at them.
 SWEEP_BATCH = 8
 
 
-class Lingering:
+class LingeringSocket:
     """Hands a client's connection to the lingerer when gunicorn closes it.
 
     util.close_graceful (gunicorn 26 on) would block the only thread until the client closes, and
@@ -58,7 +54,7 @@ class Lingering:
         super().close()  # type: ignore[misc]
 
 
-class Connection(Lingering, socket.socket):
+class SyncConnection(LingeringSocket, socket.socket):
     """A client's connection."""
 
     def speaks(self) -> bool:
@@ -66,7 +62,7 @@ class Connection(Lingering, socket.socket):
         return True
 
 
-class TLSConnection(Lingering, ssl.SSLSocket):
+class SyncTLSConnection(LingeringSocket, ssl.SSLSocket):
     """The same behind TLS, which takes the turn when a byte has been deciphered."""
 
     _first = b""  #: it was read to see whether there is one, and is still to be given out
@@ -92,10 +88,13 @@ class TLSConnection(Lingering, ssl.SSLSocket):
 
 
 class Secured:
-    """Stands for the context of a connection that is behind TLS already."""
+    """Stands for the context of a connection that is behind TLS already.
+
+    SyncWorker.handle calls sock.ssl_wrap_socket, which asks the context for no more than this.
+    """
 
     @staticmethod
-    def wrap_socket(connection: TLSConnection, **_: object) -> TLSConnection:
+    def wrap_socket(connection: SyncTLSConnection, **_: object) -> SyncTLSConnection:
         return connection
 
 
@@ -103,7 +102,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
     """`gunicorn -k gracefulworker.sync`."""
 
     @classmethod
-    def check_config(cls, cfg: Any, log: Any) -> None:
+    def check_config(cls, cfg: Config, log: Log) -> None:
         """:raises RuntimeError: with `threads`, which this class cannot have."""
         if cfg.threads > 1:
             raise RuntimeError(
@@ -117,17 +116,17 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: accepted and not yet spoken: connection -> (listener, address, accepted at ns)
-        self.silent: dict[Connection | TLSConnection, tuple[Any, Any, int]] = {}
+        self.silent: dict[SyncConnection | SyncTLSConnection, tuple[Listener, Address, int]] = {}
 
     def run(self) -> None:
         """SyncWorker.run with our waiting prepared."""
         if self.supervisor is not None:
-            self.lingerer = Lingering.lingerer = lingering.Lingerer()
+            self.lingerer = LingeringSocket.lingerer = lingering.Lingerer()
             self.plain = not self.cfg.is_ssl
             if not self.plain:
                 self.make_context = self.cfg.ssl_context
                 self.cfg.set("ssl_context", self.context_for_turn)
-            self.accept_again_at = 0.0
+            self.pause = accepting.Pause()
             self.names = {listener: accepting.ListenerName(listener) for listener in self.sockets}
             self.kinds = {s: (s.family, s.type, s.proto) for s in self.sockets}
             # What ends the wait for a connection's first byte, beside that byte.
@@ -138,11 +137,11 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
 
     # The turn
 
-    def accept(self, listener: Any) -> None:
-        """SyncWorker.accept (gunicorn 0.17 on): called by both of its loops, once per connection.
+    def accept(self, listener: Listener) -> None:
+        """SyncWorker.accept: called by run_for_one and run_for_multiple, once per connection.
 
         The descriptor comes from `_accept`, the half of socket.accept that makes no object, for
-        the object is to be a `Connection`.
+        the object is to be a `SyncConnection`.
 
         :raises BlockingIOError: nobody waits; the loop calls `wait`.
         """
@@ -157,7 +156,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             return
         fd, address = self.accept_from(listener) if stopping else listener._accept()
         accepted_at = self.count_accepted()
-        accepted = Connection(*self.kinds[listener], fd)
+        accepted = SyncConnection(*self.kinds[listener], fd)
         accepted.setblocking(self.plain)
         connection = accepted if self.plain else self.secure(accepted)
         if not self.plain and connection.fileno() < 0:
@@ -167,7 +166,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         else:
             self.silent[connection] = (listener, address, accepted_at)
 
-    def accept_from(self, listener: Any) -> tuple[int, Any]:
+    def accept_from(self, listener: Listener) -> tuple[int, Address]:
         """What is done to the listener in the worker's phase.
 
         :raises BlockingIOError: nobody waits.
@@ -175,13 +174,13 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         state = self.listeners_state if self.phase >= Phase.DRAINING else ListenerState.OPEN
         if state == ListenerState.LEFT:
             self.close_listeners(list(self.sockets))
-        if listener not in self.sockets or time.monotonic() < self.accept_again_at:
+        if listener not in self.sockets or self.pause.lasts():
             raise BlockingIOError(errno.EAGAIN, "this listener is closed, or pauses")
         try:
-            return listener._accept()  # type: ignore[no-any-return]
+            return listener._accept()
         except OSError as error:
             if error.errno in sockets.NO_ROOM:
-                self.accept_again_at = time.monotonic() + NO_ROOM_PAUSE
+                self.pause.begin()
                 raise BlockingIOError(errno.EAGAIN, "no descriptor is free") from error
             if error.errno not in sockets.NOBODY_WAITS:
                 raise
@@ -191,12 +190,12 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
                     self.slot.drained = 1
             raise BlockingIOError(errno.EAGAIN, "nobody waits") from error
 
-    def close_listeners(self, listeners: list[Any]) -> None:
+    def close_listeners(self, listeners: list[Listener]) -> None:
         for listener in listeners:
             self.sockets.remove(listener)
             listener.close()
 
-    def secure(self, connection: Connection) -> Connection | TLSConnection:
+    def secure(self, connection: SyncConnection) -> SyncConnection | SyncTLSConnection:
         """Behind TLS, before the handshake; where that fails, gunicorn tries again and reports."""
         self.is_secured = False
         try:
@@ -210,18 +209,20 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             self.log.debug("Error before the handshake: %s", error)
             return connection
 
-    def context_for_turn(self, config: Any, default: Any) -> ssl.SSLContext | type[Secured]:
-        """The ssl_context setting (gunicorn 21 on), with connections that linger.
+    def context_for_turn(
+        self, config: Config, default: Callable[[], ssl.SSLContext]
+    ) -> ssl.SSLContext | type[Secured]:
+        """The ssl_context setting, with connections that linger.
 
         gunicorn makes a context for each connection. Ours has had one when its turn comes.
         """
         if self.is_secured:
             return Secured
-        context: ssl.SSLContext = self.make_context(config, default)
-        context.sslsocket_class = TLSConnection
+        context = self.make_context(config, default)
+        context.sslsocket_class = SyncTLSConnection
         return context
 
-    def has_spoken(self, connection: Connection | TLSConnection) -> bool:
+    def has_spoken(self, connection: SyncConnection | SyncTLSConnection) -> bool:
         """Whether the first byte is there; before SIGTERM wait for it, as gunicorn does."""
         fd = connection.fileno()
         self.turn.register(fd, select.POLLIN)
@@ -255,10 +256,15 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
                     self.count_idle()
         return False
 
-    def serve(self, listener: Any, connection: Connection | TLSConnection, address: Any) -> None:
+    def serve(
+        self,
+        listener: Listener,
+        connection: SyncConnection | SyncTLSConnection,
+        address: Address,
+    ) -> None:
         if not self.plain:
             connection.setblocking(True)
-            self.is_secured = isinstance(connection, TLSConnection)
+            self.is_secured = isinstance(connection, SyncTLSConnection)
         self.handle(self.names[listener], connection, address)
 
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
@@ -267,8 +273,8 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
 
     # The wait
 
-    def wait(self, timeout: float) -> list[Any]:
-        """SyncWorker.wait (gunicorn 0.17 on): called by both of its loops when nobody waits.
+    def wait(self, timeout: float) -> list[Listener] | list[None]:
+        """SyncWorker.wait: called by run_for_one and run_for_multiple when nobody waits.
 
         :raises sync.StopWaiting: the worker has drained.
         """
@@ -283,10 +289,10 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             wakers.append(self.broadcast.lame_duck.fd)
         if self.phase < Phase.DRAINING:
             wakers.append(self.broadcast.draining.fd)
-            if time.monotonic() >= self.accept_again_at:
-                wakers += self.sockets
+            if self.pause.lasts():
+                timeout = accepting.NO_ROOM_PAUSE
             else:
-                timeout = NO_ROOM_PAUSE
+                wakers += self.sockets
         elif self.sockets:
             timeout = SETTLE_PASS  # a gated Unix listener is readable all the time: just try
         elif not self.silent:

@@ -19,6 +19,8 @@ from wsgiref.util import setup_testing_defaults
 
 from gunicorn.http.wsgi import base_environ
 
+from gracefulworker.seam import Config
+
 
 class WarmupError(Exception):
     """The application is not fit to serve: the rest of a sentence about the request."""
@@ -66,7 +68,7 @@ def ask(application: Callable[..., Any], environ: dict[str, Any]) -> str:
     return answered[-1] if answered else "500 without start_response"
 
 
-def _environ(cfg: Any, request: str) -> dict[str, Any]:
+def _environ(cfg: Config, request: str) -> dict[str, Any]:
     path, _, query = request.partition("?")
     environ: dict[str, Any] = {
         **base_environ(cfg),
