@@ -1,0 +1,79 @@
+"""The page and the bells that carry the phase to the workers."""
+
+from __future__ import annotations
+
+import os
+import select
+
+import pytest
+
+from gracefulworker.phases import Phase
+from gracefulworker.shared.page import SLOTS, Bell, Broadcast, ListenerState, Page, Slot
+
+
+def is_heard(bell: Bell) -> bool:
+    return bool(select.select([bell.fd], [], [], 0)[0])
+
+
+def test_the_phase_moves_one_way_and_rings():
+    life = Broadcast()
+    assert life.page.is_serving() and life.page.phase is Phase.SERVING
+    life.begin_lame_duck(5)
+    assert (life.page.phase, life.page.term_at) == (Phase.LAME_DUCK, 5)
+    assert is_heard(life.lame_duck) and not is_heard(life.draining)
+    life.begin_draining(6, 7, ListenerState.GATED)
+    assert (life.page.drain_at, life.page.deadline) == (6, 7)
+    assert life.page.listeners is ListenerState.GATED
+    assert is_heard(life.draining)
+    with pytest.raises(AssertionError, match="one way"):
+        life.page.phase = Phase.SERVING
+    life.lame_duck.ring()  # once more: nothing
+    for bell in (life.lame_duck, life.draining):
+        os.close(bell.fd)
+
+
+def test_a_child_reads_the_page_and_hears_the_end_of_its_parent_s_end():
+    life = Broadcast()
+    slot = life.page.take_slot()
+    pid = os.fork()
+    if not pid:
+        select.select([life.lame_duck.fd], [], [])
+        slot.served = 3 if life.page.phase is Phase.LAME_DUCK else 4
+        os._exit(0)
+    life.begin_lame_duck(1)
+    os.waitpid(pid, 0)
+    assert slot.served == 3
+    life.draining.ring()
+    for bell in (life.lame_duck, life.draining):
+        os.close(bell.fd)
+
+
+def test_slots_are_used_again_and_cleared():
+    page = Page()
+    first, second = page.take_slot(), page.take_slot()
+    first.retire, second.cut = 1, 2
+    first.count("served", 2)
+    gauge = first.gauge()
+    gauge(7)
+    assert (first.retire, first.served, first.in_flight, second.cut) == (1, 2, 7, 2)
+    assert first.has_orders() and not second.has_orders()
+    page.free_slot(first)
+    again = page.take_slot()
+    assert (again.retire, again.served, again.in_flight, second.cut) == (0, 0, 0, 2)
+
+
+def test_no_two_cells_are_the_same():
+    page = Page()
+    slot = page.take_slot()
+    names = [name for name, value in vars(Slot).items() if isinstance(value, property)]
+    for number, name in enumerate(names, 1):
+        setattr(slot, name, number)
+    assert [getattr(slot, name) for name in names] == list(range(1, len(names) + 1))
+
+
+def test_more_workers_than_slots_is_an_error_that_says_so():
+    page = Page()
+    for _ in range(SLOTS):
+        page.take_slot()
+    with pytest.raises(RuntimeError, match="lower `workers`"):
+        page.take_slot()
