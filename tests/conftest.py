@@ -1,11 +1,15 @@
-"""Fixtures of the suite: ``serve`` starts servers and ends them, ``worker`` names ours in turn."""
+"""Fixtures of the suite: ``serve`` starts servers and ends them, ``worker`` names ours in turn.
+
+``pytest --contract N`` runs the tests that hold line N of the contract (contract_lines.py).
+"""
 
 from __future__ import annotations
 
 import gunicorn
 import harness
 import pytest
-from rehearsals import Rehearsal
+from contract_lines import LINES
+from harness.rehearsals import Rehearsal
 
 WORKERS = ("sync", "gthread", "gevent")
 
@@ -65,48 +69,63 @@ def rehearse(tmp_path):
 
 @pytest.fixture(autouse=True, scope="session")
 def stalls():
-    harness.STALLS = harness.Stalls()
-    harness.STALLS.start()
-    yield
-    harness.STALLS.stop()
-    harness.STALLS = None
+    with harness.watch_stalls():
+        yield
 
 
 #: What the quick run (`tox -e py`) leaves to `tox -e more`: the core is a single service, from its
 #: boot to its orderly end; this is what may go on around it, and the tools beside it.
 MORE = {
-    "test_drain",
-    "test_examples",
-    "test_http2",
-    "test_lingering",
-    "test_orphans",
-    "test_outlived",
-    "test_platforms",
-    "test_recycling",
-    "test_rehearse",
-    "test_rehearse_endings",
-    "test_rehearse_picture",
-    "test_report",
-    "test_reuse_port",
-    "test_timeout_0",
-    "test_tls",
-    "test_tracker",
-    "test_unchanged",
-    "test_user_code",
-    "test_websocket",
+    "contract": {
+        "test_08_recycling",
+        "test_08_reuse_port",
+        "test_11_lingering",
+        "test_12_unchanged",
+        "test_13_outlived",
+    },
+    "docs": {"test_examples", "test_platforms"},
+    "protocols": {"test_http2", "test_tls", "test_websocket"},
+    "service": {"test_orphans", "test_report", "test_timeout_0", "test_user_code"},
+    "tools": {"test_drain", "test_rehearse", "test_rehearse_endings", "test_rehearse_picture"},
 }
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption(
+        "--contract",
+        type=int,
+        choices=LINES,
+        metavar="N",
+        help=f"only the tests that hold line N of the contract, 1 to {max(LINES)}, and controls",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
     """Mark as ``more`` what the quick run leaves out, and what is ``timed``.
 
     That holds the server to tenths of a second, and runs with fewer others (see tox.ini).
     """
     for item in items:
-        if item.path.stem in MORE:
+        if item.path.stem in MORE.get(item.path.parent.name, ()):
             item.add_marker(pytest.mark.more)
         if {"assert_within", "ends_well"} & set(item.function.__code__.co_names):
             item.add_marker(pytest.mark.timed)
+    if number := config.option.contract:
+        others = [item for item in items if not is_about(item, number)]
+        items[:] = [item for item in items if is_about(item, number)]
+        config.hook.pytest_deselected(items=others)
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Of several runs with --contract, as tox has them, one may have none of the line's tests."""
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.option.contract:
+        session.exitstatus = pytest.ExitCode.OK
+
+
+def is_about(item, number):
+    """Whether a test holds this line of the contract, or shows that stock breaks it."""
+    marks = (*item.iter_markers("contract"), *item.iter_markers("control"))
+    return any(number in mark.args for mark in marks)
 
 
 @pytest.hookimpl(wrapper=True)

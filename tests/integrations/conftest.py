@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from started import Prefixed
+from integrations.started import Prefixed
 
 HERE = str(Path(__file__).parent)
 

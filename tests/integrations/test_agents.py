@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from harness import assert_clean, summary
-from started import find_script
+from integrations.started import find_script
 
 
 class Agent(ThreadingHTTPServer):
@@ -30,6 +30,8 @@ class Agent(ThreadingHTTPServer):
 
 
 class Taker(BaseHTTPRequestHandler):
+    server: Agent
+
     def take(self):
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
             body = b""

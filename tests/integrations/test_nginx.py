@@ -10,8 +10,8 @@ import socket
 import subprocess
 
 import pytest
-from documents import block
 from harness import CEILING, Address, Client, Storm, assert_clean, fetch, knock, request
+from harness.documents import block
 
 AROUND = """
 daemon off;

@@ -8,9 +8,9 @@ import shlex
 from dataclasses import dataclass
 
 import pytest
-from documents import block
 from harness import summary
-from started import Kept, find_script
+from harness.documents import block
+from integrations.started import Kept, find_script
 
 
 @dataclass

@@ -9,13 +9,12 @@ nothing else keeps the machine busy). The control beside it, stock with the same
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 
 import pytest
-from rehearsals import HERE, MOMENTS, ROOT, needs_kube_proxy, networks
+from harness.rehearsals import HERE, MOMENTS, needs_kube_proxy, networks
 
 #: Enough for the slow requests that a run has at once.
 CAPACITY = {
@@ -44,8 +43,7 @@ def test_nothing_is_lost(tmp_path, engine, seed):
     command += ["--service", "iptables", "--lag", "3", "--seed", str(seed), "--json", str(out)]
     command += [*PATHS, "--idle-limit", "4"]
     command += ["--", *CAPACITY[engine], "--keep-alive", "65"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=HERE, env=env, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
     ours, stock = json.loads(out.read_text())["rollouts"]
     assert ours["lost"] == 0

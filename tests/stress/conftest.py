@@ -12,7 +12,7 @@ import resource
 from dataclasses import asdict
 
 import pytest
-from table import Tally, lines
+from stress.table import Tally, lines
 
 STOCK = ("sync", "gthread", "gevent")
 
@@ -42,7 +42,7 @@ def pytest_report_header(config):
 
 def pytest_terminal_summary(terminalreporter, config):
     reports = [r for found in terminalreporter.stats.values() for r in found]
-    rows = {}
+    rows: dict[tuple[str, str], dict[str, Tally]] = {}
     for report in reports:
         if getattr(report, "when", None) != "call":
             continue

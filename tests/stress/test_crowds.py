@@ -64,13 +64,14 @@ def test_idle_connections(serve, keeper, table, many, descriptors):
         assert_clean(server)
 
 
+@pytest.mark.control(4, 6)
 @pytest.mark.contract(4, 6)
 @pytest.mark.parametrize("keeping", ("gthread", "gevent"))
 def test_idle_connections_on_stock(serve, keeping, table, many, descriptors):
     """Stock gevent uses all of graceful_timeout, stock gthread all of it or 2 s."""
     needs(descriptors, many)
     with table("idle keep-alives", keeping) as tally:
-        options = (*LONG, *STOCK_PATIENCE)
+        options: tuple[str, ...] = (*LONG, *STOCK_PATIENCE)
         if keeping == "gevent":
             options = (*options, "--worker-connections", "6000")
         server = serve(keeping, options=options)
@@ -112,11 +113,12 @@ def test_clients_that_never_close(serve, worker, table, many):
         )
         assert not tally.losses
         assert_within(0.5, slowest, 0.0, "another client's answer")
-        assert_within(0.5, gone, over, "gone after the delay")  # tests/test_exit.py is stricter
+        assert_within(0.5, gone, over, "gone after the delay")  # test_06_exit.py is stricter
         assert {client.end().kind for client in clients} == {"eof"}
         assert_clean(server)
 
 
+@pytest.mark.control(11)
 @pytest.mark.contract(11)
 def test_clients_that_never_close_on_stock(serve, stock, table, many):
     """Whoever comes after them waits, two seconds for each (gunicorn 26 on; gevent does not)."""
@@ -167,6 +169,7 @@ def test_silent_connections(serve, worker, table, many):
         assert_clean(server)
 
 
+@pytest.mark.control(5)
 @pytest.mark.contract(5)
 def test_silent_connections_on_stock(serve, stock, table, many):
     """sync waits for the first of them until it is killed."""

@@ -36,6 +36,7 @@ def test_hup_each_second(serve, worker, table, many):
         assert_clean(server)
 
 
+@pytest.mark.control(8)
 def test_hup_each_second_on_stock(serve, stock, table, many):
     with table("HUP each second", stock) as tally:
         server = serve(stock, workers=2)

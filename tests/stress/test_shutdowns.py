@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import pytest
 from harness import Address, Storm, assert_clean, fetch, now
-from roundtrip import ONE_WAY, SERVER, Network
+from stress.roundtrip import ONE_WAY, SERVER, Network
 
 pytestmark = pytest.mark.contract(3)
 
@@ -48,6 +48,7 @@ def test_storm(fresh, worker, table, many, dice):
             assert_nothing_lost(server, storm, tally)
 
 
+@pytest.mark.control(3)
 def test_storm_on_stock(fresh, stock, table, many, dice):
     with table("storm", stock) as tally:
         for _ in range(many(15, 3)):
@@ -87,6 +88,7 @@ def test_storm_across_a_round_trip(fresh, worker, network, table, many, dice):
         assert min(end.took for mine in storm.endings for end in mine) >= 2 * ONE_WAY
 
 
+@pytest.mark.control(3)
 def test_storm_across_a_round_trip_on_stock(fresh, stock, network, table, many, dice):
     with table("storm, 40 ms", stock) as tally:
         for _ in range(many(15, 3)):

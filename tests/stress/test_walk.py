@@ -7,7 +7,7 @@ the delay is over, then refused, and the end is clean. The moments themselves ar
 a replay may need some tries.
 
 What may be changed here: signals that must lose nobody. (SIGQUIT, SIGINT and SIGKILL may; USR2
-leaves two services: tests/test_listeners.py.)
+leaves two services: contract/test_13_outlived.py.)
 """
 
 from __future__ import annotations

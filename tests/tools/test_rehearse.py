@@ -6,7 +6,7 @@ import re
 import signal
 
 import pytest
-from rehearsals import MOMENTS, needs_kube_proxy, networks
+from harness.rehearsals import MOMENTS, needs_kube_proxy, networks
 
 
 def test_ours_beside_stock(rehearse):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import shutil
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,7 @@ def rollout(worker, gate):
     }
 
 
-DATA = {
+DATA: dict[str, Any] = {
     "plan": {"app": "shop:app</script><b><!--<script>", "pods": PODS, "lag": 3.0},
     "rollouts": [rollout("gracefulworker.sync", gate=True), rollout("sync", gate=False)],
 }
@@ -84,7 +85,7 @@ def page(tmp_path_factory):
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
+    options.binary_location = str(BROWSER)
     for argument in ("--headless", "--no-sandbox", "--disable-gpu", "--window-size=1300,1000"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
