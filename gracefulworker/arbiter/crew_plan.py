@@ -170,12 +170,13 @@ def _choose(roster: Roster, until: float) -> Roster:
         return roster
     staying = roster.staying
     surplus = len(staying) - roster.wanted
-    wishes = [member for member in staying if member.wants_to_retire]
     if 0 < surplus < len(staying) and not _dispensable(staying, roster.wanted):
         chosen = staying[: surplus + 1]  # one takes care of all their listener sets
     elif surplus >= 0 and len(staying) == len(roster.members):
-        chosen = wishes[:1]
+        chosen = [member for member in staying if member.wants_to_retire][:1]
     else:
+        chosen = []
+    if not chosen:
         return roster
     return _replace(roster, outgoing=frozenset(m.age for m in chosen), outgoing_until=until)
 
@@ -187,11 +188,13 @@ def _retire(roster: Roster) -> tuple[Roster, list[Member]]:
     return _replace(replace(roster, members=members), outgoing=frozenset()), outgoing
 
 
-def _dispensable(staying: list[Member], wanted: int) -> list[Member]:
-    """Those that are too many, if the others accept from all their listeners."""
-    surplus = max(len(staying) - wanted, 0)
-    theirs = {listener for member in staying[surplus:] for listener in member.listeners}
-    return [member for member in staying[:surplus] if theirs.issuperset(member.listeners)]
+def _dispensable(heirs: list[Member], wanted: int) -> list[Member]:
+    """Those that are too many, if the others have booted and accept from all their listeners."""
+    surplus = max(len(heirs) - wanted, 0)
+    theirs = {listener for heir in heirs[surplus:] for listener in heir.listeners}
+    if not all(heir.booted for heir in heirs[surplus:]):
+        return []
+    return [heir for heir in heirs[:surplus] if theirs.issuperset(heir.listeners)]
 
 
 def _undismissed(booting: Iterable[Member]) -> list[Member]:
