@@ -168,12 +168,12 @@ def _choose(roster: Roster, until: float) -> Roster:
     roster = _replace(roster, outgoing=outgoing)
     if outgoing or roster.booting:
         return roster
-    staying = roster.staying
-    surplus = len(staying) - roster.wanted
-    if 0 < surplus < len(staying) and not _dispensable(staying, roster.wanted):
-        chosen = staying[: surplus + 1]  # one takes care of all their listener sets
-    elif surplus >= 0 and len(staying) == len(roster.members):
-        chosen = [member for member in staying if member.wants_to_retire][:1]
+    heirs = roster.heirs
+    surplus = len(heirs) - roster.wanted
+    if 0 < surplus < len(heirs) and not _dispensable(heirs, roster.wanted):
+        chosen = heirs[: surplus + 1]  # one takes care of all their listener sets
+    elif surplus >= 0 and len(heirs) == len(roster.members):
+        chosen = [heir for heir in heirs if heir.wants_to_retire][:1]
     else:
         chosen = []
     if not chosen:
