@@ -105,7 +105,12 @@ class Crew:
 
     def _roster(self) -> Roster:
         workers = sorted(self._workers(), key=lambda worker: worker.age)
-        return Roster([_member(w) for w in workers], self.arbiter.num_workers, self._handover)
+        return Roster(
+            [_member(worker) for worker in workers],
+            self.arbiter.num_workers,
+            self._handover,
+            frozenset(self.arbiter.LISTENERS),
+        )
 
     def _alive(self, members: Iterable[Member]) -> list[Any]:
         """Those of `members` that are still there, in that order."""

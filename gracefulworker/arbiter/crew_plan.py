@@ -74,6 +74,7 @@ class Roster:
     members: Sequence[Member]  #: the oldest first
     wanted: int  #: the arbiter's `num_workers`
     handover: Handover = Handover()
+    listeners: frozenset[Hashable] = frozenset()  #: all that there are
 
     @property
     def accepting(self) -> list[Member]:
@@ -170,9 +171,9 @@ def _choose(roster: Roster, until: float) -> Roster:
         return roster
     heirs = roster.heirs
     surplus = len(heirs) - roster.wanted
-    if 0 < surplus < len(heirs) and not _dispensable(heirs, roster.wanted):
-        chosen = heirs[: surplus + 1]  # one takes care of all their listener sets
-    elif surplus >= 0 and len(heirs) == len(roster.members):
+    if 0 <= surplus < len(heirs) and _lacks_sets(roster):
+        chosen = [heir for heir in heirs[: surplus + 1] if heir.is_ours]
+    elif surplus == 0 and len(heirs) == len(roster.members):
         chosen = [heir for heir in heirs if heir.wants_to_retire][:1]
     else:
         chosen = []
@@ -186,6 +187,14 @@ def _retire(roster: Roster) -> tuple[Roster, list[Member]]:
     outgoing = [m for m in roster.accepting if m.age in roster.handover.outgoing and m.is_ours]
     members = [replace(m, retiring=True) if m in outgoing else m for m in roster.members]
     return _replace(replace(roster, members=members), outgoing=frozenset()), outgoing
+
+
+def _lacks_sets(roster: Roster) -> bool:
+    """Whether a worker is to be spawned for listener sets, which it takes care of together."""
+    heirs = roster.heirs
+    if not roster.listeners.issubset(listener for heir in heirs for listener in heir.listeners):
+        return True  # one that died was not followed, because of TTOU
+    return roster.missing < 0 and not _dispensable(heirs, roster.wanted)
 
 
 def _dispensable(heirs: list[Member], wanted: int) -> list[Member]:
