@@ -1,12 +1,9 @@
-"""The arbiter's part in the workers: who is spawned, who leaves, and in which order.
+"""The arbiter's part in the workers: what `crew_plan` has decided is done here.
 
-gunicorn replaces a worker when it has gone. Here its successor serves before it leaves: at HUP the
-old ones leave together when all new ones have booted, at max_requests one at a time. A worker that
-fails to boot is tried again while others serve.
+A snapshot of the workers is taken, and orders are carried out: a flag in a slot, a signal, a fork.
 
-What may be changed here: that order, and how long it is waited for. Only the main loop calls any
-of this, but for `traffic` and `someone_waits`. A worker of another class (hooks, or from before a
-HUP) has no slot and is gunicorn's.
+What may be changed here: how that is done. Only the main loop calls any of this, but for `state`,
+`has_heartbeat`, `traffic` and `someone_waits`.
 """
 
 from __future__ import annotations
@@ -15,9 +12,12 @@ import math
 import os
 import signal
 import time
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
+from gracefulworker.arbiter import crew_plan
+from gracefulworker.arbiter.crew_plan import Handover, Member, Roster
 from gracefulworker.arbiter.report import Totals
 from gracefulworker.phases import KILL_MARGIN, Phase
 from gracefulworker.shared import sockets
@@ -29,18 +29,37 @@ RETRY_FIRST = 0.2
 RETRY_MOST = 5.0
 
 
-class BackOff:
-    """Time between two tries to start a worker."""
+class OurWorker:
+    """What makes a worker class one of ours: it knows how to drain, and has a slot.
 
-    def __init__(self) -> None:
+    Of those in `WORKERS`, that is: the arbiter has built them, so `seat` gave each its slot. A
+    worker of any other class is a stranger (hooks, or from before a HUP), and gunicorn's.
+    """
+
+    slot: Slot
+    excused_until: float  #: monotonic seconds; until then a missing heartbeat is no fault
+
+    # gunicorn's Worker has these.
+    age: int
+    cfg: Any  #: the configuration that it was built with
+
+
+class BackOff:
+    """Time between two tries to start a worker.
+
+    :param clock: gives monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.step = RETRY_FIRST
         self._due = 0.0  # monotonic seconds
 
     def over(self) -> bool:
-        return time.monotonic() >= self._due
+        return self._clock() >= self._due
 
     def begin(self) -> None:
-        self._due = time.monotonic() + self.step
+        self._due = self._clock() + self.step
 
     def lengthen(self) -> None:
         self.step = min(self.step * 2, RETRY_MOST)
@@ -57,50 +76,52 @@ class Crew:
         self.stock = stock
         self.page = page
         self.totals = Totals()
-        self._emptied: set[Any] = set()  # listeners in whose queue nobody is left
+        self._emptied: set[Any] = set()  # listeners in whose queues nobody is left
         self.spawning: Slot | None = None  # of a worker that is built and about to be forked
         self.any_booted = False
         self.back_off = BackOff()
         self._seats: list[Any] = []  # our workers whose slots have not been folded yet
-        self._overlap_until = 0.0  # monotonic seconds
-        self._leaving_age = 0  # the age up to which workers leave, because of HUP
-        self._relieved: list[Any] = []  # workers that serve on until their relief has booted
-        self._relief_until = 0.0
+        self._handover = Handover()
         self._killed_at_deadline = False
 
     # Who they are
 
     def are_ours(self) -> bool:
         """Whether the workers are of our classes, which know how to drain."""
-        return hasattr(self.arbiter.worker_class, "look")
+        cls = self.arbiter.worker_class
+        return isinstance(cls, type) and issubclass(cls, OurWorker)
 
     def ours(self) -> list[Any]:
         """The living workers of our classes (a HUP can change the class)."""
-        return [worker for worker in self.arbiter.WORKERS.values() if hasattr(worker, "slot")]
+        return [w for w in self._workers() if isinstance(w, OurWorker)]
 
     def heirs(self) -> list[Any]:
         """Those that stay, also when a HUP that is under way is over."""
-        return [worker for worker in self._staying() if worker.age > self._leaving_age]
+        return self._alive(self._roster().heirs)
 
-    def _staying(self) -> list[Any]:
-        """Those that go on, the oldest first."""
-        staying = [worker for worker in self._accepting() if worker not in self._relieved]
-        return sorted(staying, key=lambda worker: worker.age)
+    def _workers(self) -> list[Any]:
+        """A copy, for gunicorn 23 reaps in a signal handler."""
+        return list(self.arbiter.WORKERS.values())
 
-    def _accepting(self) -> list[Any]:
-        """Those that have not been told to leave, also those that still boot."""
-        workers = self.arbiter.WORKERS.values()
-        return [w for w in workers if not (hasattr(w, "slot") and w.slot.retire)]
+    def _roster(self) -> Roster:
+        workers = sorted(self._workers(), key=lambda worker: worker.age)
+        return Roster(
+            [_member(worker) for worker in workers],
+            self.arbiter.num_workers,
+            self._handover,
+            frozenset(self.arbiter.LISTENERS),
+        )
 
-    def _booting(self) -> list[Any]:
-        return [worker for worker in self.ours() if not worker.slot.booted]
+    def _alive(self, members: Iterable[Member]) -> list[Any]:
+        """Those of `members` that are still there, in that order."""
+        workers = {worker.age: worker for worker in self._workers()}
+        return [workers[member.age] for member in members if member.age in workers]
 
     # Who serves
 
     def state(self) -> State:
         """How the service stands; also asked in threads that answer probes."""
-        workers = list(self.arbiter.WORKERS.values())
-        strangers = [_heartbeat(worker) for worker in workers if not hasattr(worker, "slot")]
+        strangers = [_heartbeat(w) for w in self._workers() if not isinstance(w, OurWorker)]
         now = time.monotonic()
         self.page.strangers = sum(-math.inf < beat <= now for beat in strangers)
         self.page.expected = self.arbiter.num_workers
@@ -109,18 +130,23 @@ class Crew:
     def has_heartbeat(self) -> bool:
         """Whether there is a worker that gunicorn would not take for hung."""
         oldest = time.monotonic() - (self.arbiter.timeout or math.inf)
-        return any(_heartbeat(worker) > oldest for worker in list(self.arbiter.WORKERS.values()))
+        return any(_heartbeat(worker) > oldest for worker in self._workers())
 
     # Who waits for them
 
     def is_missed(self) -> bool:
         """Whether someone waits at a listener that no worker accepts from any more."""
-        attended = self._emptied.union(*(worker.sockets for worker in self._accepting()))
-        return self._someone_waits(set(self.arbiter.LISTENERS) - attended)
+        attended = self._emptied.union(*(m.listeners for m in self._roster().accepting))
+        return bool(self._waited_at() - attended)
 
     def someone_waits(self) -> bool:
         """Whether anybody waits in an accept queue."""
-        return self._someone_waits(set(self.arbiter.LISTENERS))
+        return bool(self._waited_at())
+
+    def _waited_at(self) -> set[Any]:
+        """The listeners in whose accept queues somebody waits."""
+        at = {listener.fileno(): listener for listener in self.arbiter.LISTENERS}
+        return {at[fd] for fd in sockets.readable(list(at))}
 
     def traffic(self) -> tuple[int, int, int]:
         """What the workers have accepted and answered since SIGTERM, and what they hold now."""
@@ -130,10 +156,6 @@ class Crew:
             self.totals.served + sum(slot.served for slot in slots),
             sum(slot.in_flight for slot in slots),
         )
-
-    def _someone_waits(self, listeners: set[Any]) -> bool:
-        held = listeners.intersection(self.arbiter.LISTENERS)  # the others have been closed
-        return bool(sockets.readable([listener.fileno() for listener in held]))
 
     # Slots
 
@@ -145,7 +167,7 @@ class Crew:
 
     def fold_gone(self) -> None:
         """Add up and free the slots of workers that have been reaped."""
-        self._fold({id(worker) for worker in self.arbiter.WORKERS.values()})
+        self._fold({id(worker) for worker in self._workers()})
 
     def fold_all(self) -> None:
         """The same at the end: a quick stop does not wait for those that it has killed."""
@@ -193,83 +215,35 @@ class Crew:
 
     def begin_overlap(self, seconds: float) -> None:
         """HUP: old workers serve on until all new ones have booted, so long at the most."""
-        if any(worker.slot.booted for worker in self.ours()):
-            self._dismiss(self._booting())  # a former HUP's, which this one replaces
-        self._overlap_until = time.monotonic() + seconds
-        self._leaving_age = self.arbiter.worker_age
+        self._handover, dismissed = crew_plan.begin_overlap(
+            self._roster(), self.arbiter.worker_age, time.monotonic() + seconds
+        )
+        self._dismiss(dismissed)
 
     def manage(self, overlap: float) -> None:
         """As many as there shall be; those that leave are replaced before they do.
 
-        :param overlap: seconds that a relief may take to boot.
+        :param overlap: seconds that a successor may take to boot.
         """
-        if time.monotonic() < self._overlap_until and (self._booting() or self._missing() > 0):
-            self._spawn_heirs()  # should one have died
-            return  # HUP: the old ones serve until all the new ones do
-        self._overlap_until = 0.0
-        self._relieve(overlap)
-        heirs = self.heirs()
-        if self._missing() >= 0 and len(heirs) == len(self.arbiter.WORKERS):
+        self._handover, orders = crew_plan.plan(
+            self._roster(),
+            now=time.monotonic(),
+            overlap=overlap,
+            serving=self.page.is_serving(),
+            may_spawn=self.back_off.over(),
+            impatient=self.arbiter.cfg.reload,
+        )
+        if orders.as_gunicorn:
             self.stock.manage_workers()
-            return
-        # Those that leave are replaced now, not when they have gone, and do not count as too many.
-        self._spawn_heirs()
-        leaving = self._dispensable(heirs)
-        if self.page.is_serving() or self._heirs_are_up():
-            leaving += [w for w in self._staying() if w.age <= self._leaving_age]
-        for worker in leaving:
+        for worker in self._alive(orders.retire):
+            self.order_to_retire(worker)
+        for _ in range(orders.spawn):
+            self.arbiter.spawn_worker()
+        for worker in self._alive(orders.terminate):
             self.arbiter.kill_worker(worker.pid, signal.SIGTERM)
 
-    def _missing(self) -> int:
-        """How many heirs there are too few, or, below 0, too many."""
-        missing: int = self.arbiter.num_workers - len(self.heirs())
-        return missing
-
-    def _spawn_heirs(self) -> None:
-        if self.back_off.over():
-            for _ in range(self._missing()):
-                self.arbiter.spawn_worker()
-
-    def _dispensable(self, staying: list[Any]) -> list[Any]:
-        """Those of `staying` that are too many, if the others accept from all their listeners."""
-        surplus = max(len(staying) - self.arbiter.num_workers, 0)
-        theirs = {listener for worker in staying[surplus:] for listener in worker.sockets}
-        return [worker for worker in staying[:surplus] if theirs.issuperset(worker.sockets)]
-
-    def _relieve(self, overlap: float) -> None:
-        """Let workers go whose listeners need a successor, when that serves."""
-        now = time.monotonic()
-        alive = self.arbiter.WORKERS.values()
-        self._relieved = [worker for worker in self._relieved if worker in alive]
-        if not self._relieved and not self._booting():
-            self._relieved = self._choose_to_relieve()  # their relief is spawned in this pass
-            self._relief_until = now + overlap
-        # From SIGTERM on a relief that fails to boot is tried again and again.
-        is_late = now >= self._relief_until and self.page.is_serving()
-        if is_late or self.arbiter.cfg.reload or self._heirs_are_up():
-            for worker in self._relieved:
-                # No signal, as in gunicorn's max_requests: the application may take SIGTERM for
-                # itself.
-                self.order_to_retire(worker)
-            self._relieved = []
-
-    def _heirs_are_up(self) -> bool:
-        up = [w for w in self.heirs() if not hasattr(w, "slot") or w.slot.booted]
-        return bool(len(up) >= self.arbiter.num_workers)
-
-    def _choose_to_relieve(self) -> list[Any]:
-        """Those that one more worker shall follow."""
-        staying = self._staying()
-        surplus = len(staying) - self.arbiter.num_workers
-        if 0 < surplus < len(staying) and not self._dispensable(staying):
-            return staying[: surplus + 1]  # TTOU with listener sets: one takes care of all theirs
-        wishes = [worker for worker in self.ours() if worker.slot.wants_to_retire]
-        if wishes and surplus >= 0 and len(staying) == len(self.arbiter.WORKERS):
-            return [min(wishes, key=lambda worker: worker.age)]
-        return []
-
     def order_to_retire(self, worker: Any) -> None:
-        if hasattr(worker, "slot") and not worker.slot.retire:
+        if isinstance(worker, OurWorker) and not worker.slot.retire:
             worker.slot.retire = 1
             worker.excused_until = time.monotonic() + worker.cfg.graceful_timeout + KILL_MARGIN
 
@@ -282,15 +256,10 @@ class Crew:
 
     def dismiss_needless(self) -> None:
         """End workers that are still booting, if nobody waits for them."""
-        booting = self._booting()
-        serving = [worker for worker in self._accepting() if worker not in booting]
-        served = {listener for worker in serving for listener in worker.sockets}
-        self._dismiss([w for w in booting if not self._someone_waits({*w.sockets} - served)])
+        self._dismiss(crew_plan.needless(self._roster(), self._waited_at()))
 
-    def _dismiss(self, booting: list[Any]) -> None:
-        for worker in booting:
-            if worker.slot.dismissed:
-                continue  # once: its handler sleeps for a moment, and another would come on top
+    def _dismiss(self, booting: Iterable[Member]) -> None:
+        for worker in self._alive(booting):
             worker.slot.dismissed = 1
             if not worker.slot.booted:  # else it has seen the line above, or serves
                 self.stock.kill_worker(worker.pid, signal.SIGQUIT)
@@ -299,7 +268,7 @@ class Crew:
         """End workers that do not see the phase, left over from before a HUP."""
         if self.are_ours():
             for pid, worker in list(self.arbiter.WORKERS.items()):
-                if not hasattr(worker, "slot"):
+                if not isinstance(worker, OurWorker):
                     self.stock.kill_worker(pid, signal.SIGTERM)
 
     def kill_the_rest(self) -> None:
@@ -316,6 +285,21 @@ class Crew:
         self._killed_at_deadline = True
         for pid in list(self.arbiter.WORKERS):
             self.stock.kill_worker(pid, signal.SIGKILL)
+
+
+def _member(worker: Any) -> Member:
+    listeners = frozenset(worker.sockets)
+    if not isinstance(worker, OurWorker):
+        return Member(worker.age, listeners, is_ours=False)
+    slot = worker.slot
+    return Member(
+        worker.age,
+        listeners,
+        booted=bool(slot.booted),
+        retiring=bool(slot.retire),
+        wants_to_retire=bool(slot.wants_to_retire),
+        dismissed=bool(slot.dismissed),
+    )
 
 
 def _heartbeat(worker: Any) -> float:

@@ -30,6 +30,7 @@ from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 
 from gracefulworker import seam
+from gracefulworker.arbiter.crew import OurWorker
 from gracefulworker.arbiter.takeover import supervise
 from gracefulworker.phases import SECOND, SETTLE_MAX, ListenerState, Phase
 from gracefulworker.shared import current, sockets
@@ -85,7 +86,7 @@ class SettledConfig(Config):  # type: ignore[misc]
         self.__dict__.pop(name, None)
 
 
-class GracefulWorker(Worker):  # type: ignore[misc]
+class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
     """Mixed in before gunicorn's worker class of the same engine.
 
     Built outside an arbiter (gunicorn's own unit tests do that) it works as stock.
