@@ -68,6 +68,9 @@ SETTLE_BLIND = 0.25
 SETTLE_STEP = 0.02
 QUIET_STEP = 0.05
 
+#: Seconds between two looks at who has gone, should nobody be told (SIGCHLD is a user's, too).
+GONE_STEP = 0.1
+
 #: Seconds until user code that has swallowed its end is ended again.
 END_AGAIN = 0.1
 
@@ -143,20 +146,18 @@ class Progress:
         """The arbiter's own deadline: until then workers have spoken, and user code may run."""
         return self.exit_by or self.deadline + round(KILL_MARGIN * SECOND)
 
-    @property
-    def last_word_at(self) -> int:
-        """Until when user code may run at the end: what follows it takes a moment, too."""
-        return self.kill_at - round(END_AGAIN * SECOND)
-
     def leaves_reload(self, plan: Plan) -> bool:
         """Whether the main loop must not wait in HUP's reload for the old workers to leave."""
         return self.reloading and (plan.drains or bool(self.quick) or self.refuses_changes)
 
-    def main_loop_needed_at(self, plan: Plan) -> int:
-        """Until when user code may hold the main loop, in DRAINING.
+    def user_code_until(self, plan: Plan) -> int:
+        """Until when user code may hold the main loop, once the delay is over.
 
-        Workers of another class leave only when it tells them to.
+        What follows it takes a moment, too; and workers of another class leave only when the main
+        loop tells them to.
         """
+        if self.exit_by:
+            return self.exit_by - round(END_AGAIN * SECOND)
         return self.deadline if plan.drains else self.drain_at
 
     def had_whole_delay(self, plan: Plan) -> bool:
@@ -397,7 +398,7 @@ def _watch_drain(at: Progress, seen: Look, now: int, plan: Plan) -> Step:
         then.append(Then.DISMISS_NEEDLESS)
     else:
         then.append(Then.FINISH)
-    return Step(at, then=tuple(then), due=at.kill_at)
+    return Step(at, then=tuple(then), due=min(at.kill_at, now + round(GONE_STEP * SECOND)))
 
 
 def _watch_user_code(at: Progress, seen: Look, now: int, plan: Plan) -> Step:

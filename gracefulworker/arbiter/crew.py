@@ -205,11 +205,15 @@ class Crew:
         """Whether the service goes on after a worker failed to boot."""
         if self.page.phase == Phase.SERVING or not self.are_ours() or not self.any_booted:
             return False
-        for pid in list(self.arbiter.WORKERS):
-            if not _exists(pid):
-                del self.arbiter.WORKERS[pid]  # gunicorn 25 raises before it does this
+        self.forget_vanished()  # gunicorn 25 raises before it does this
         self.could_not_start(reason)
         return True
+
+    def forget_vanished(self) -> None:
+        """Where SIGCHLD is ignored, the kernel reaps, and nobody else is told."""
+        for pid in list(self.arbiter.WORKERS):
+            if not _exists(pid):
+                del self.arbiter.WORKERS[pid]
 
     # Leaving
 

@@ -127,9 +127,11 @@ def warn_of_late_newcomers(log: Any, report: Report, delay: float) -> None:
 def say(log: Any, report: Report) -> None:
     """Log the last line."""
     how, last = report["outcome"], report["last_connection"]
-    log.info(
+    line = (
         "stopped: %s after %.1f s; served %d after SIGTERM, %s, told to close %d,"
-        " closed idle %d, from the queue %d, cut %d",
+        " closed idle %d, from the queue %d, cut %d"
+    )
+    figures = (
         f"quick ({report['signal']})" if how == "quick" else how,
         report["seconds"],
         report["served"],
@@ -138,5 +140,8 @@ def say(log: Any, report: Report) -> None:
         report["closed_idle"],
         report["from_queue"],
         report["cut"],
-        extra={f"graceful_{name}": value for name, value in report.items()},
     )
+    try:
+        log.info(line, *figures, extra={f"graceful_{key}": value for key, value in report.items()})
+    except TypeError:  # a user's logger_class whose methods take no keywords
+        log.info(line, *figures)

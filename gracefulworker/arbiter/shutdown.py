@@ -11,6 +11,7 @@ import os
 import select
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from gunicorn import systemd
@@ -22,7 +23,7 @@ from gracefulworker.arbiter.configuration import Configuration
 from gracefulworker.arbiter.crew import Crew
 from gracefulworker.arbiter.listeners import ArbiterListeners
 from gracefulworker.arbiter.quiet import Traffic
-from gracefulworker.arbiter.user_code import UserCode
+from gracefulworker.arbiter.user_code import Overtime, UserCode
 from gracefulworker.arbiter.watch import Watch
 from gracefulworker.phases import EXIT_CUT, Do, ListenerState, Phase, Then
 from gracefulworker.shared.page import Broadcast
@@ -51,6 +52,7 @@ class Shutdown:
         self.user_code = UserCode(arbiter.log)
         self.progress = phases.Progress()
         self.due = 0  #: ns at which to look again, 0 for whenever
+        self._guarded: Any = None  # the configuration whose hooks are
         self._broadcast = broadcast
         self._traffic = Traffic(crew)
         self._events: deque[phases.Event] = deque()
@@ -191,9 +193,49 @@ class Shutdown:
             line += ", and on until SIGTERM"
         self.log.info("%s", line)
         systemd.sd_notify("STOPPING=1", self.log)
+        self.guard_hooks()
         hook = self.configuration.settings.on_lame_duck
-        until = lambda: self.progress.main_loop_needed_at(self.plan)  # noqa: E731
-        self.user_code.call("graceful_on_lame_duck", hook, until, self.stand_in, self.arbiter)
+        if hook is not None:
+            self._call("graceful_on_lame_duck", hook, self.arbiter)
+
+    # The user's code
+
+    def guard_hooks(self) -> None:
+        """From now on gunicorn's own hooks, too, neither end the end nor hold it up."""
+        cfg = self.arbiter.cfg
+        if cfg is self._guarded:
+            return
+        self._guarded = cfg
+        pre_fork, child_exit, on_exit = cfg.pre_fork, cfg.child_exit, cfg.on_exit
+
+        def guarded_pre_fork(server: Any, worker: Any) -> None:
+            try:
+                self.user_code.watch("pre_fork", pre_fork, *self._limits, server, worker)
+            except Overtime as overtime:
+                raise RuntimeError(str(overtime)) from None  # the worker could not be started
+
+        def guarded_child_exit(server: Any, worker: Any) -> None:
+            self._call("child_exit", child_exit, server, worker)
+
+        def guarded_on_exit(server: Any) -> None:
+            self._call("on_exit", on_exit, server)
+
+        # gunicorn counts their parameters.
+        for name, guarded in (
+            ("pre_fork", guarded_pre_fork),
+            ("child_exit", guarded_child_exit),
+            ("on_exit", guarded_on_exit),
+        ):
+            if cfg.settings[name].get() is not cfg.settings[name].default:
+                cfg.set(name, guarded)
+
+    def _call(self, name: str, function: Callable[..., object], *args: object) -> None:
+        self.user_code.call(name, function, *self._limits, *args)
+
+    @property
+    def _limits(self) -> tuple[Callable[[], int], Callable[[], int]]:
+        """Until when it may run, and what is done meanwhile."""
+        return lambda: self.progress.user_code_until(self.plan), self.stand_in
 
     def _announce_draining(self) -> None:
         if self.listeners.names_of_ungated:
@@ -233,11 +275,8 @@ class Shutdown:
             report.write(self.log, words, settings.report)
         report.measure(self.log, words)
         if not at.quick:
-            until = lambda: self.progress.last_word_at  # noqa: E731
-            args = self.arbiter, words
-            self.user_code.call(
-                "graceful_on_drained", settings.on_drained, until, self.stand_in, *args
-            )
+            if settings.on_drained is not None:
+                self._call("graceful_on_drained", settings.on_drained, self.arbiter, words)
             if at.had_whole_delay(self.plan):
                 report.warn_of_late_newcomers(self.log, words, settings.delay)
         report.say(self.log, words)

@@ -32,7 +32,6 @@ class Signals:
         self._mask_before_fork: set[Any] | None = None
 
     def install(self) -> None:
-        signal.set_wakeup_fd(self._nudge.write_fd, warn_on_full_buffer=False)
         for number in STOPPING:
             signal.signal(number, self._on_stopping)
         signal.signal(ASK, self._on_request)
@@ -93,6 +92,8 @@ class Signals:
         """
         if due := self.shutdown.due:
             timeout = min(timeout, max(due - time.monotonic_ns(), 0) / SECOND)
+        # Each time: who runs an event loop in a hook (asyncio.run) leaves none behind.
+        signal.set_wakeup_fd(self._nudge.write_fd, warn_on_full_buffer=False)
         poll = select.poll()
         poll.register(self._nudge.fd, select.POLLIN)
         poll.poll(timeout * 1000)

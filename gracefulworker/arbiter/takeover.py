@@ -23,6 +23,7 @@ loop looks up by name::
             kill_worker()               kill_worker      an order to retire, noted on the page
     except StopIteration, HaltServer:
         halt(): stop(), on_exit, exit   halt          deadline, last words
+            stop()                      stop          whatever hooks and failed boots do
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ REPLACED = (
     "reap_workers",
     "wait_for_signals",
     "wakeup",
+    "stop",
     "halt",
 )
 
@@ -132,6 +134,7 @@ class Supervisor:
             arbiter, self.broadcast, self.crew, self.listeners, self.configuration
         )
         self.signals = Signals(arbiter, self.shutdown, self.broadcast.nudge)
+        self._stops = False  # Arbiter.stop has begun
         self.crew.state()  # so that the first worker knows how many are expected
         self.configuration.open()
         for name in replaced:
@@ -232,6 +235,8 @@ class Supervisor:
 
     def manage_workers(self) -> None:
         """Arbiter.manage_workers, called in each pass of the main loop: the tick of the phases."""
+        if self.shutdown.progress.phase > Phase.SERVING:
+            self.arbiter.reap_workers()  # a user's code may have SIGCHLD
         self.shutdown.tick()
         self.crew.state()
         self.configuration.try_probes_again()
@@ -291,15 +296,23 @@ class Supervisor:
                 self.stock.reap_workers()
             except HaltServer as failure:
                 self.crew.fold_gone()
-                if not self.crew.outlives_failed_boot(failure.reason):
+                if not self._stops and not self.crew.outlives_failed_boot(failure.reason):
                     raise
                 continue
             break
+        if self.shutdown.progress.phase > Phase.SERVING or self._stops:
+            self.crew.forget_vanished()
         self.crew.fold_gone()
         if self.shutdown.progress.leaves_reload(self.shutdown.plan):
             raise _LeaveReload
 
     # The end
+
+    def stop(self, graceful: bool = True) -> None:
+        """Arbiter.stop, which waits for the workers; one that failed to boot has gone, too."""
+        self._stops = True
+        self.shutdown.guard_hooks()
+        self.stock.stop(graceful)
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
         """Arbiter.halt, which ends in SystemExit; the last line in the log is ours."""

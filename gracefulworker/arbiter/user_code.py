@@ -36,19 +36,40 @@ class UserCode:
     def call(
         self,
         name: str,
-        function: Callable[..., object] | None,
+        function: Callable[..., object],
         until: Callable[[], int],
         look: Callable[[], int],
         *args: object,
     ) -> None:
-        """Call a function, if there is one.
+        """Call a function.
 
         :param name: the setting's.
         :param until: tells until when (ns) it may run.
         :param look: does what is due meanwhile, in a thread, and returns when to look again (ns).
         """
-        if function is None:
-            return
+        pid = os.getpid()
+        try:
+            self.watch(name, function, until, look, *args)
+        except Overtime as overtime:
+            self.log.warning("%s", overtime)
+        except BaseException:
+            if os.getpid() != pid:
+                raise  # it has forked, and its child must not go on as a second arbiter
+            # sys.exit() in it, or gunicorn's HaltServer, is no more than a mistake there, too.
+            self.log.exception("%s failed", name)
+
+    def watch(
+        self,
+        name: str,
+        function: Callable[..., object],
+        until: Callable[[], int],
+        look: Callable[[], int],
+        *args: object,
+    ) -> None:
+        """The same, and what it raises is raised.
+
+        :raises Overtime: its time was over.
+        """
         pid = os.getpid()
         watch = Watch(look)
         watch.start()
@@ -60,12 +81,7 @@ class UserCode:
                 self._running, self.until = False, int
         except Overtime:
             self._running, self.until = False, int
-            self.log.warning("%s was still running when its time was over: ended", name)
-        except BaseException:
-            if os.getpid() != pid:
-                raise  # it has forked, and its child must not go on as a second arbiter
-            # sys.exit() in it, or gunicorn's HaltServer, is no more than a mistake there, too.
-            self.log.exception("%s failed", name)
+            raise Overtime(f"{name} was still running when its time was over: ended") from None
         finally:
             if os.getpid() == pid:
                 watch.stop()

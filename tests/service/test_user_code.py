@@ -171,3 +171,161 @@ def graceful_on_lame_duck(server):
     server.wait_log("^the child said 7")
     assert_clean(server)
     assert len(server.grep("^lame duck")) == len(server.grep("^draining")) == 1
+
+
+HOOKS = """
+import time
+def {name}(*args):
+    {body}
+graceful_timeout = 1
+"""
+
+
+@pytest.mark.contract(6)
+@pytest.mark.parametrize("stop", (signal.SIGTERM, signal.SIGINT))
+@pytest.mark.parametrize("name", ("child_exit(server, worker)", "on_exit(server)"))
+def test_a_hook_of_gunicorns_that_raises_at_the_end_costs_no_word(serve, tmp_path, name, stop):
+    report = tmp_path / "report.json"
+    config = HOOKS.replace("(*args)", "").format(name=name, body="raise OSError('mine')")
+    options = {"GRACEFUL_REPORT": str(report)}
+    server = serve("gracefulworker.gthread", delay=0, config=config, env=options)
+    server.signal(stop)
+    server.wait_gone()
+    assert server.status == 0
+    (line,) = server.grep(f"^{name.partition('(')[0]} failed")
+    assert line.level == "ERROR"
+    assert len(server.grep("^stopped: ")) == 1 and report.exists()
+
+
+@pytest.mark.control(6)
+def test_a_hook_of_gunicorns_that_raises_at_the_end_on_stock(serve):
+    config = HOOKS.replace("(*args)", "").format(
+        name="child_exit(server, worker)", body="raise RuntimeError('mine')"
+    )
+    server = serve("gthread", config=config)
+    server.signal(signal.SIGTERM)
+    server.wait_gone()
+    assert server.status != 0
+
+
+@pytest.mark.contract(6)
+def test_a_hook_of_gunicorns_that_hangs_is_ended_at_the_deadline(serve):
+    config = HOOKS.replace("(*args)", "").format(
+        name="child_exit(server, worker)", body="time.sleep(60)"
+    )
+    server = serve("gracefulworker.gthread", delay=0, config=config)
+    term = server.terminate()
+    assert_within(1.8, server.wait_gone(), term, "gone by the deadline")
+    assert server.grep("^child_exit was still running when its time was over: ended")
+    assert server.grep("^stopped: ")
+
+
+@pytest.mark.contract(1)
+def test_pre_fork_that_hangs_in_the_delay_is_ended_at_the_deadline(serve):
+    """A worker dies in LAME_DUCK; the delay ends in time, and so does the service."""
+    config = """
+import time
+graceful_timeout = 1
+forked = []
+def pre_fork(server, worker):
+    forked.append(worker)
+    if len(forked) > 2:
+        time.sleep(60)
+"""
+    server = serve("gracefulworker.sync", workers=2, delay=0.5, config=config)
+    first, _ = server.worker_pids
+    term = server.terminate()
+    server.signal(signal.SIGKILL, first)
+    while server.fetch().kind == "response":
+        continue
+    assert_within(2.3, server.wait_gone(), term, "gone by the deadline")
+    assert server.grep("pre_fork was still running when its time was over")
+
+
+LOGGER = """
+from gunicorn import glogging
+class Logger(glogging.Logger):
+    def info(self, msg, *args):
+        super().info(msg, *args)
+logger_class = Logger
+"""
+
+
+def test_a_logger_whose_methods_take_no_keywords_says_the_last_line(serve):
+    server = serve("gracefulworker.sync", delay=0, config=LOGGER)
+    server.terminate()
+    assert_clean(server)
+
+
+FAILING = """
+import os
+def on_exit(server):
+    print("on_exit was called", flush=True)
+pidfile = "{}"
+"""
+
+
+@pytest.mark.contract(14)
+@pytest.mark.parametrize("kind", ("gracefulworker.sync", "gracefulworker.gevent", "sync"))
+def test_an_application_that_cannot_be_imported_ends_as_in_stock(serve, tmp_path, kind):
+    """Several workers fail at once: the second failure comes in the course of the stop."""
+    pidfile = tmp_path / "pid"
+    server = serve(kind, workers=3, app="nowhere:app", ready=False, config=FAILING.format(pidfile))
+    server.wait_gone()
+    traceback = "During handling of the above exception, another exception"
+    if kind == "sync":
+        return  # 4 of 24 times it ends in a second traceback, with 1
+    assert server.status == 3
+    assert not [line for line in server.lines if traceback in line.text]
+    assert [line for line in server.lines if "on_exit was called" in line.text]
+    assert not pidfile.exists()
+
+
+TIME_LIMIT = """
+import signal
+class TooLong(Exception):
+    pass
+def over(number, frame):
+    raise TooLong
+def graceful_on_lame_duck(server):
+    signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        signal.pause()
+    except TooLong:
+        server.log.info("over")
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+"""
+
+
+def test_a_time_limit_by_sigalrm_is_the_users(serve, worker):
+    server = serve(worker, delay=0.6, config=TIME_LIMIT)
+    term = server.terminate()
+    server.wait_log("^over")
+    assert server.fetch().kind == "response"
+    assert server.wait_draining().at - term >= 0.59
+    assert_clean(server)
+
+
+SIGCHLD = """
+import signal
+def when_ready(server):
+    {}
+"""
+
+
+@pytest.mark.contract(6)
+@pytest.mark.parametrize(
+    "what",
+    (
+        "signal.signal(signal.SIGCHLD, lambda number, frame: None)",
+        "signal.signal(signal.SIGCHLD, signal.SIG_DFL)",
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])",
+    ),
+)
+def test_sigchld_is_the_users(serve, what):
+    server = serve("gracefulworker.gthread", workers=2, delay=0, config=SIGCHLD.format(what))
+    term = server.terminate()
+    assert_within(0.5, server.wait_gone(), term, "gone")
+    assert_clean(server)

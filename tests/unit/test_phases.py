@@ -370,7 +370,7 @@ def test_user_code_that_holds_the_main_loop_holds_up_nothing():
     assert one.at.phase is Phase.DRAINING and one.at.said is Phase.LAME_DUCK
     one.after(SETTLE_MIN).look(main_loop=False, user_code_until=until)
     assert one.at.listeners is ListenerState.SEALED
-    one.now = one.at.main_loop_needed_at(one.plan)
+    one.now = one.at.user_code_until(one.plan)
     assert one.now == one.at.deadline
     done = one.look(main_loop=False, user_code_until=one.now)
     assert done == [Do.END_USER_CODE] and one.due == one.now + ns(END_AGAIN)
@@ -382,7 +382,7 @@ def test_user_code_is_ended_by_a_quick_stop_and_by_the_need_of_other_workers():
     one.feed(QUIT)
     assert one.look(main_loop=False, user_code_until=one.now + 1) == [Do.END_USER_CODE]
     two = draining(drains=False)
-    assert two.at.main_loop_needed_at(two.plan) == two.at.drain_at
+    assert two.at.user_code_until(two.plan) == two.at.drain_at
 
 
 def test_the_last_deadline():
@@ -392,9 +392,9 @@ def test_the_last_deadline():
     one.tick()
     one.feed(Halted())
     assert one.at.exit_by == one.at.kill_at == one.now + ns(KILL_MARGIN)
-    assert one.at.last_word_at < one.at.exit_by
+    assert one.at.user_code_until(one.plan) < one.at.exit_by
     assert one.look(main_loop=False) == [] and one.due == one.at.exit_by
-    one.now = one.at.last_word_at
+    one.now = one.at.user_code_until(one.plan)
     assert one.look(main_loop=False, user_code_until=one.now) == [Do.END_USER_CODE]
     assert one.now < one.due <= one.at.exit_by
     one.now = one.at.exit_by - 1
@@ -453,7 +453,7 @@ def happen(one: Walk, what: Event | str) -> None:
         case "tick":
             one.tick()
         case "user code":
-            until = one.at.main_loop_needed_at(one.plan)
+            until = one.at.user_code_until(one.plan)
             one.look(main_loop=False, user_code_until=until)
         case "stir" | "calm":
             one.stirred = what == "stir"
