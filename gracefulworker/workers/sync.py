@@ -289,7 +289,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             wakers.append(self.broadcast.lame_duck.fd)
         if self.phase < Phase.DRAINING:
             wakers.append(self.broadcast.draining.fd)
-            if self.pause.lasts():
+            if self.pause.until and self.pause.lasts():
                 timeout = accepting.NO_ROOM_PAUSE
             else:
                 wakers += self.sockets
