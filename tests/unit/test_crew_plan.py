@@ -161,6 +161,11 @@ def test_a_second_hup_dismisses_nobody_when_nobody_serves():
     assert begin_overlap(of(booting(1), booting(2)), last_age=2, until=110.0)[1] == []
 
 
+def test_a_second_hup_dismisses_nobody_for_strangers():
+    """Whether they have booted is not known."""
+    assert begin_overlap(of(stranger(1), booting(2)), last_age=2, until=110.0)[1] == []
+
+
 # max_requests
 
 
@@ -225,6 +230,12 @@ def test_one_that_is_outgoing_when_hup_comes_leaves_with_the_old():
     handover, orders = decide(of(*crew, outgoing=frozenset({1}), outgoing_until=105.0, **HUP))
     assert told(orders) == ([1], 0, [2])
     assert handover.outgoing == frozenset()
+
+
+def test_one_that_is_outgoing_and_was_told_by_another_is_not_told_again():
+    crew = (Member(1, retiring=True, wants_to_retire=True), Member(2), Member(3))
+    handover, orders = decide(of(*crew, outgoing=frozenset({1})))
+    assert told(orders) == NOTHING and handover.outgoing == frozenset()
 
 
 def test_one_that_was_outgoing_and_has_died_holds_up_nobody():
@@ -295,6 +306,12 @@ def test_a_stranger_is_told_in_each_pass_as_in_gunicorn():
 def test_a_stranger_cannot_be_told_without_a_signal():
     handover, orders = decide(of(stranger(1), Member(2), wanted=1, outgoing=frozenset({1})))
     assert not orders.retire and handover.outgoing == frozenset()
+
+
+def test_strangers_are_not_followed_for_a_listener_set():
+    """They could not be told to leave, so it would go on for ever."""
+    crew = of(*(Member(age, frozenset("a"), is_ours=False) for age in (1, 2)))
+    assert decide(replace(crew, listeners=frozenset("ab")))[1].as_gunicorn
 
 
 # Draining
