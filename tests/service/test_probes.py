@@ -411,6 +411,7 @@ def test_after_an_upgrade_the_new_arbiter_takes_it_over(serve):
 def test_warm_up(serve, worker):
     config = PATHS + 'graceful_warmup = ["/fast", "/status/302", "/status/404"]\n'
     server = serve(worker, config=config)
+    server.wait_log("^warm-up", count=3)
     lines = [line.message for line in server.grep("^warm-up")]
     assert [line.rsplit(" in ", 1)[0] for line in lines] == [
         "warm-up: GET /fast was answered 200 OK",
