@@ -82,7 +82,7 @@ class Crew:
         self.back_off = BackOff()
         self._seats: list[Any] = []  # our workers whose slots have not been folded yet
         self._handover = Handover()
-        self._killed_at_deadline = False
+        self.killed: set[int] = set()  # the process ids of those that had to be
 
     # Who they are
 
@@ -277,18 +277,23 @@ class Crew:
 
     def kill_the_rest(self) -> None:
         """The arbiter's deadline: who has not ended is stuck where Python cannot reach it."""
-        if not self._killed_at_deadline:
-            for worker in self.ours():
-                self.arbiter.log.warning(
-                    "worker (pid: %s) is still there after the deadline, with %d requests: killed",
-                    worker.pid,
-                    worker.slot.in_flight,
-                )
-                if not worker.slot.in_flight:
-                    worker.slot.cut += 1
-        self._killed_at_deadline = True
         for pid in list(self.arbiter.WORKERS):
+            self.note_killed(pid)
             self.stock.kill_worker(pid, signal.SIGKILL)
+
+    def note_killed(self, pid: int) -> None:
+        """Say that a worker had to be killed at the end, once."""
+        worker = self.arbiter.WORKERS.get(pid)
+        if worker is None or pid in self.killed:
+            return
+        self.killed.add(pid)
+        has = ""
+        if isinstance(worker, OurWorker):
+            has = f", with {worker.slot.in_flight} requests"
+            worker.slot.cut += not worker.slot.in_flight
+        self.arbiter.log.warning(
+            "worker (pid: %s) is still there after the deadline%s: killed", pid, has
+        )
 
 
 def _member(worker: Any) -> Member:

@@ -58,22 +58,27 @@ class Totals:
             setattr(self, field.name, together)
 
 
-def compose(totals: Totals, signal: str, began: int, quick: bool) -> Report:
-    """Return the report.
+def compose(
+    totals: Totals, signal: str, began: int, *, quick: bool, known: bool, killed: int
+) -> Report:
+    """Return the report. What is not known is None.
 
-    :param signal: what ended SERVING: a signal's name, or "drain".
+    :param signal: what ended SERVING: a signal's name, or "drain request".
     :param began: ns at which that was.
     :param quick: whether the service was stopped at once.
+    :param known: whether the workers are ours, and so have counted.
+    :param killed: workers that had to be killed.
     """
+    outcome = "clean" if known else None
     report: Report = {
-        "outcome": "quick" if quick else "cut" if totals.cut else "clean",
+        "outcome": "quick" if quick else "cut" if totals.cut or killed else outcome,
         "signal": signal,
         "seconds": _seconds(began, time.monotonic_ns()),
         "last_connection": _seconds(began, totals.accepted_at) if totals.accepted else None,
     }
     counters = (field.name for field in fields(totals) if field.name != "accepted_at")
-    report.update((name, getattr(totals, name)) for name in counters)
-    return report
+    report.update((name, getattr(totals, name) if known else None) for name in counters)
+    return {**report, "killed": killed}
 
 
 def _seconds(began: int, at: int) -> float:
@@ -103,7 +108,8 @@ def measure(log: Any, report: Report) -> None:
             log.increment(METRIC + name, value)
         elif type(value) is float:
             log.gauge(METRIC + name, value)
-    log.increment(f"{METRIC}outcome.{report['outcome']}", 1)
+    if report["outcome"] is not None:
+        log.increment(f"{METRIC}outcome.{report['outcome']}", 1)
 
 
 def warn_of_late_newcomers(log: Any, report: Report, delay: float) -> None:
@@ -127,21 +133,21 @@ def warn_of_late_newcomers(log: Any, report: Report, delay: float) -> None:
 def say(log: Any, report: Report) -> None:
     """Log the last line."""
     how, last = report["outcome"], report["last_connection"]
-    line = (
-        "stopped: %s after %.1f s; served %d after SIGTERM, %s, told to close %d,"
-        " closed idle %d, from the queue %d, cut %d"
-    )
-    figures = (
-        f"quick ({report['signal']})" if how == "quick" else how,
-        report["seconds"],
-        report["served"],
-        "no new connection" if last is None else f"last new connection +{last:.1f} s",
-        report["told_to_close"],
-        report["closed_idle"],
-        report["from_queue"],
-        report["cut"],
-    )
+    if how == "quick":
+        how = f"quick ({report['signal']})"
+    line = f"stopped: {'' if how is None else how + ' '}after {report['seconds']:.1f} s; "
+    if report["served"] is None:
+        line += "what workers of another class have served and lost is not known"
+    else:
+        newest = "no new connection" if last is None else f"last new connection +{last:.1f} s"
+        line += (
+            f"served {report['served']} after SIGTERM, {newest},"
+            f" told to close {report['told_to_close']}, closed idle {report['closed_idle']},"
+            f" from the queue {report['from_queue']}, cut {report['cut']}"
+        )
+    if report["killed"]:
+        line += f", workers killed {report['killed']}"
     try:
-        log.info(line, *figures, extra={f"graceful_{key}": value for key, value in report.items()})
+        log.info("%s", line, extra={f"graceful_{key}": value for key, value in report.items()})
     except TypeError:  # a user's logger_class whose methods take no keywords
-        log.info(line, *figures)
+        log.info("%s", line)

@@ -269,7 +269,9 @@ class Shutdown:
             self.crew.totals,
             at.quick or at.cause,
             at.lame_duck_at or at.quick_at,
-            bool(at.quick),
+            quick=bool(at.quick),
+            known=self.plan.drains,
+            killed=len(self.crew.killed),
         )
         if settings.report:
             report.write(self.log, words, settings.report)

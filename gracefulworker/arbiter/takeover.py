@@ -47,7 +47,7 @@ from gracefulworker.arbiter.listeners import ArbiterListeners
 from gracefulworker.arbiter.pid1 import shell_as_pid1
 from gracefulworker.arbiter.shutdown import Shutdown
 from gracefulworker.arbiter.signals import Signals
-from gracefulworker.phases import Phase, Reload, Signal
+from gracefulworker.phases import EXIT_CUT, Phase, Reload, Signal
 from gracefulworker.settings import Settings
 from gracefulworker.shared import current
 from gracefulworker.shared.page import Broadcast, Slot
@@ -287,6 +287,8 @@ class Supervisor:
         """Arbiter.kill_worker; a SIGTERM from here is an order, unlike one from elsewhere."""
         if number == signal.SIGTERM:
             self.crew.order_to_retire(self.arbiter.WORKERS.get(pid))
+        if number == signal.SIGKILL and self._stops:
+            self.crew.note_killed(pid)
         self.stock.kill_worker(pid, number)
 
     def reap_workers(self) -> None:
@@ -321,6 +323,8 @@ class Supervisor:
             self.stock.halt(reason=reason, exit_status=exit_status)
         except SystemExit as stop:
             self.shutdown.report()
+            if not stop.code and self.crew.killed and not self.shutdown.progress.quick:
+                stop.code = EXIT_CUT
             if is_command(self.arbiter.app) or is_held_by_threads():
                 leave(stop)
             raise

@@ -36,6 +36,7 @@ from gracefulworker.phases import SECOND, SETTLE_MAX, ListenerState, Phase
 from gracefulworker.shared import current, sockets
 from gracefulworker.workers import accepting, lingering
 from gracefulworker.workers.deadline import Deadline
+from gracefulworker.workers.probers import is_prober
 from gracefulworker.workers.requests import (
     Application,
     ClosingResponse,
@@ -135,6 +136,8 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
             self.slot = self.supervisor.seat(self)
             self.gauge = self.slot.gauge()
             self.accepted_before = 0  # ns of the last new connection but one
+            #: requests of probers that the application holds, from SIGTERM on
+            self.probing: set[seam.Request] = set()
             #: requests that the application holds, oldest first
             self.in_flight: dict[seam.Request, InFlight] = {}
             #: who answers a request from SIGTERM on: its response, or the deadline
@@ -434,14 +437,19 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         entry = InFlight()
         entry.began, entry.handler, entry.response = monotonic(), self.whoami(), None
         self.in_flight[request] = entry
-        self.gauge(len(self.in_flight))
+        if self._head[0] and is_prober(request):
+            self.probing.add(request)
+            self.discount_probe()
+        self.gauge(len(self.in_flight) - len(self.probing))
         try:
             return handle(*args)
         finally:
             del self.in_flight[request]
             if self.claims:
                 self.claims.pop(request, None)
-            self.gauge(len(self.in_flight))
+            if self.probing:
+                self.probing.discard(request)
+            self.gauge(len(self.in_flight) - len(self.probing))
 
     def announce(self, response: ClosingResponse) -> None:
         """The headers go out now, past SERVING: they say `Connection: close`.
@@ -451,7 +459,8 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         # dict.setdefault is atomic: whoever comes first answers.
         if self.claims.setdefault(response.req, response) is not response:
             raise BrokenPipeError(errno.EPIPE, "answered at the deadline")
-        if not (self.page.is_serving() or getattr(response, "is_probe", False)):
+        is_probe = getattr(response, "is_probe", False) or response.req in self.probing
+        if not (self.page.is_serving() or is_probe):
             self.slot.count("served")
             if not response.should_close():
                 self.slot.count("told_to_close")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness import Storm, assert_clean, assert_within, now, request
+from harness import Storm, assert_clean, assert_within, now, request, summary
 
 pytestmark = pytest.mark.contract(1)
 
@@ -72,3 +72,31 @@ def test_with_another_worker_class_it_is_not_known(serve):
     server = serve("gthread", delay=1.0, env=QUIET, config=config)
     term = server.terminate()
     assert server.wait_draining().at - term >= 0.99
+
+
+AGENTS = ("kube-probe/1.34", "ELB-HealthChecker/2.0", "GoogleHC/1.0", "Consul Health Check")
+
+
+@pytest.mark.parametrize("path", ("/fast", "/sleep/0.1"))
+def test_a_prober_on_the_applications_port_is_nobody_new(serve, worker, path):
+    """It is answered by the application, and neither ends nor lengthens anything."""
+    server = serve(worker, delay=60, env=QUIET)
+    server.terminate()
+    ended = False
+    while not ended:
+        for agent in AGENTS:
+            end = server.fetch(path, headers=(f"User-Agent: {agent}",))
+            ended = ended or end.kind == "refused"
+            assert ended or end.status == 200
+    assert_clean(server)
+    figures = summary(server)
+    assert (figures["served"], figures["last"]) == (0, None)
+
+
+def test_who_only_looks_like_a_prober_is_somebody(serve):
+    server = serve("gracefulworker.gthread", delay=60, env=QUIET)
+    server.terminate()
+    for agent in ("my kube-probe/1.0", "curl/8 (GoogleHC/1.0)"):
+        assert server.fetch(headers=(f"User-Agent: {agent}",)).kind == "response"
+    assert_clean(server)
+    assert summary(server)["served"] == 2

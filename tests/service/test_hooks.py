@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from importlib.util import find_spec
 
@@ -153,3 +154,42 @@ def test_settings_that_only_our_workers_follow_are_named(serve):
     config = PLAIN + 'graceful_readiness_path = "/readyz"\ngraceful_warmup = "/"\n'
     server = serve("sync", config=config)
     server.wait_log("^graceful_readiness_path, graceful_warmup: needs a worker class of gracefulw")
+
+
+def test_what_is_not_known_is_not_said(serve, tmp_path):
+    path = tmp_path / "report.json"
+    server = serve("gthread", delay=0, config=PLAIN, env={"GRACEFUL_REPORT": str(path)})
+    server.terminate()
+    server.wait_gone()
+    (line,) = server.grep("^stopped: after ")
+    assert line.message.endswith("what workers of another class have served and lost is not known")
+    report = json.loads(path.read_text())
+    unknown = {"outcome", "last_connection", "accepted", "served", "told_to_close"}
+    unknown |= {"closed_idle", "from_queue", "cut"}
+    assert {key for key, value in report.items() if value is None} == unknown
+    assert report["killed"] == 0 and server.status == 0
+
+
+@pytest.mark.contract(7)
+def test_a_worker_that_had_to_be_killed_is_said_and_the_status_tells(serve):
+    options = ("--graceful-timeout", "1")
+    server = serve("sync", delay=0, config=PLAIN, options=options)
+    _, held = server.hold("it")
+    (pid,) = server.worker_pids
+    server.terminate()
+    server.wait_gone()
+    held.release()
+    assert server.status == 5
+    assert server.grep(rf"^worker \(pid: {pid}\) is still there after the deadline: killed")
+    (line,) = server.grep("^stopped: cut after ")
+    assert line.message.endswith("workers killed 1")
+
+
+@pytest.mark.control(7)
+def test_a_worker_that_had_to_be_killed_on_stock(serve):
+    server = serve("sync", options=("--graceful-timeout", "1"))
+    _, held = server.hold("it")
+    server.signal(signal.SIGTERM)
+    server.wait_gone()
+    held.release()
+    assert server.status == 0
