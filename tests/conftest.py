@@ -43,6 +43,8 @@ def serve(request):
 
     def start(worker, **options):
         skip_where_it_cannot_be(worker)
+        if request.node.get_closest_marker("control"):
+            assert not worker.startswith("gracefulworker"), "a control shows what stock does"
         server = harness.Server(worker, **options)
         servers.append(server)  # before it starts: a failure to start shows its log too
         return server.start()

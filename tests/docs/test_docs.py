@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import functools
 import json
 import re
 import shlex
@@ -152,10 +153,15 @@ def formats():
                 yield ".+".join(re.escape(part) for part in re.split(r"%(?:\.\d)?[sdf]", text))
 
 
+@functools.cache
+def known_forms():
+    return [re.compile(form) for form in formats()]
+
+
 @pytest.mark.parametrize("block", LOGS, ids=str)
 def test_the_log_is_what_is_logged(block):
     plan = settings.read(Config(), {}, {}).plan()
-    known = [re.compile(form) for form in formats()]
+    known = known_forms()
     for line in block.text.splitlines():
         message = STAMP.sub("", line)
         if message.startswith("shutdown plan: "):
@@ -165,7 +171,7 @@ def test_the_log_is_what_is_logged(block):
 
 
 def test_another_line_would_be_noticed():
-    known = [re.compile(form) for form in formats()]
+    known = known_forms()
     line = "lame duck: SIGTERM received, serving for 5.0 s more"
     assert any(form.fullmatch(line) for form in known)
     assert not any(form.fullmatch(line + " or so") for form in known)

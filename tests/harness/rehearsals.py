@@ -69,6 +69,7 @@ class Rehearsal:
                 **os.environ,
                 name: value,
                 "PYTHONUNBUFFERED": "1",
+                "PYTHONDEVMODE": "",  # that is for the tests, and not for the pods
                 "GRACEFUL_DELAY": DELAY,
             },
         )

@@ -192,6 +192,8 @@ class Server:
         for client in self._clients:
             client.close()
         if hasattr(self, "process"):
+            if "COVERAGE_PROCESS_CONFIG" in os.environ and self.gone_at is None:
+                self._end_measured()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             self.process.wait()
@@ -200,6 +202,12 @@ class Server:
             assert self.process.stdout
             self.process.stdout.close()
         self._stack.close()
+
+    def _end_measured(self) -> None:
+        """A process that is killed saves nothing of what `tox -e coverage` saw in it."""
+        with contextlib.suppress(ProcessLookupError, AssertionError):
+            self.signal(signal.SIGQUIT)
+            self.wait_gone(timeout=3.0)
 
     # events
 

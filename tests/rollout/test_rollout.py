@@ -9,6 +9,7 @@ nothing else keeps the machine busy). The control beside it, stock with the same
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -43,7 +44,8 @@ def test_nothing_is_lost(tmp_path, engine, seed):
     command += ["--service", "iptables", "--lag", "3", "--seed", str(seed), "--json", str(out)]
     command += [*PATHS, "--idle-limit", "4"]
     command += ["--", *CAPACITY[engine], "--keep-alive", "65"]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=180)
+    env = {**os.environ, "PYTHONDEVMODE": ""}
+    done = subprocess.run(command, cwd=HERE, env=env, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
     ours, stock = json.loads(out.read_text())["rollouts"]
     assert ours["lost"] == 0
