@@ -6,10 +6,9 @@ of the table, `walk` ours.
 
 from __future__ import annotations
 
-import foreign
 import gunicorn
 import pytest
-import walk
+from seam import foreign, walk
 
 HOW_TO_LOOK = "python tests/seam/foreign.py difference"
 

@@ -13,7 +13,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import foreign
+from seam import foreign
 
 import gracefulworker
 from gracefulworker.arbiter.takeover import REPLACED

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from harness import Storm, assert_clean, assert_within, now
@@ -32,7 +31,7 @@ def drain(capsys):
 def begin(server, *arguments):
     """The command as a process of its own, which waits."""
     command = [sys.executable, "-m", "gracefulworker", "drain", "--pid", str(server.pid)]
-    process = subprocess.Popen([*command, *arguments], cwd=Path(__file__).parents[2])
+    process = subprocess.Popen([*command, *arguments])
     server.wait_log("^lame duck:")
     return process
 

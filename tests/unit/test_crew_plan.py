@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -30,8 +31,8 @@ pytestmark = pytest.mark.contract(8)
 OVERLAP = 10.0
 
 
-def of(*members: Member, wanted: int = 2, **handover: object) -> Roster:
-    return Roster(members, wanted, Handover(**handover))  # type: ignore[arg-type]
+def of(*members: Member, wanted: int = 2, **handover: Any) -> Roster:
+    return Roster(members, wanted, Handover(**handover))
 
 
 def decide(
@@ -65,8 +66,8 @@ def told(orders: Orders) -> tuple[list[int], int, list[int]]:
 NOTHING: tuple[list[int], int, list[int]] = ([], 0, [])
 
 
-def booting(age: int, **parts: object) -> Member:
-    return Member(age, booted=False, **parts)  # type: ignore[arg-type]
+def booting(age: int, **parts: Any) -> Member:
+    return Member(age, booted=False, **parts)
 
 
 def stranger(age: int) -> Member:

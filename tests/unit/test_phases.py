@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -131,12 +132,16 @@ class Walk:
         return any(one in self.done for one in (Then.FINISH, Then.HAND_OVER))
 
 
-def walk(delay: float = 5, finish: float = 24, **more: object) -> Walk:
-    world = {name: more.pop(name) for name in ("gated",) if name in more}
-    return Walk(Plan(delay, finish, **more), **world)  # type: ignore[arg-type]
+def walk(
+    delay: float = 5,
+    finish: float = 24,
+    gated: ListenerState = ListenerState.GATED,
+    **more: Any,
+) -> Walk:
+    return Walk(Plan(delay, finish, **more), gated)
 
 
-def draining(**more: object) -> Walk:
+def draining(**more: Any) -> Walk:
     """A walk whose delay has just been over, sealed."""
     one = walk(**more)
     one.feed(TERM)
