@@ -117,7 +117,7 @@ def test_hup_makes_all_of_them_old():
     assert (handover.last_old_age, handover.overlap_until, dismissed) == (2, 110.0, [])
 
 
-HUP = {"last_old_age": 2, "overlap_until": 110.0}
+HUP: dict[str, Any] = {"last_old_age": 2, "overlap_until": 110.0}
 
 
 def test_hup_lets_the_old_serve_while_a_new_one_boots():
@@ -256,7 +256,7 @@ def test_ttou_with_listener_sets_lets_one_follow_two():
     handover, orders = decide(of(on(1, "a"), on(2, "b"), on(3, "c")))
     assert handover.outgoing == {1, 2} and told(orders) == ([], 1, [])
     boots = (on(1, "a"), on(2, "b"), on(3, "c"), on(4, "ab", booted=False))
-    parts = {"outgoing": frozenset({1, 2}), "outgoing_until": 110.0}
+    parts: dict[str, Any] = {"outgoing": frozenset({1, 2}), "outgoing_until": 110.0}
     assert told(decide(of(*boots, **parts))[1]) == NOTHING
     up = (on(1, "a"), on(2, "b"), on(3, "c"), on(4, "ab"))
     assert told(decide(of(*up, **parts))[1]) == ([1, 2], 0, [])
