@@ -132,18 +132,20 @@ def warn_of_late_newcomers(log: Any, report: Report, delay: float) -> None:
 
 def say(log: Any, report: Report) -> None:
     """Log the last line."""
-    how, last = report["outcome"], report["last_connection"]
+    how, last, seconds = report["outcome"], report["last_connection"], report["seconds"]
     if how == "quick":
         how = f"quick ({report['signal']})"
-    line = f"stopped: {'' if how is None else how + ' '}after {report['seconds']:.1f} s; "
     if report["served"] is None:
-        line += "what workers of another class have served and lost is not known"
+        line = (
+            f"stopped: {'' if how is None else how + ' '}after {seconds:.1f} s; what workers of"
+            " another class have served and lost is not known"
+        )
     else:
         newest = "no new connection" if last is None else f"last new connection +{last:.1f} s"
-        line += (
-            f"served {report['served']} after SIGTERM, {newest},"
-            f" told to close {report['told_to_close']}, closed idle {report['closed_idle']},"
-            f" from the queue {report['from_queue']}, cut {report['cut']}"
+        line = (
+            f"stopped: {how} after {seconds:.1f} s; served {report['served']} after SIGTERM,"
+            f" {newest}, told to close {report['told_to_close']}, closed idle"
+            f" {report['closed_idle']}, from the queue {report['from_queue']}, cut {report['cut']}"
         )
     if report["killed"]:
         line += f", workers killed {report['killed']}"

@@ -9,6 +9,9 @@ import pytest
 from harness import Server, request, wait_until
 
 
+pytestmark = pytest.mark.contract(1, 3)
+
+
 def take_all_descriptors(server: Server) -> list:
     """Silent connections, some more of them than the only worker may have descriptors."""
     (pid,) = server.worker_pids
@@ -20,7 +23,6 @@ def take_all_descriptors(server: Server) -> list:
     return silent
 
 
-@pytest.mark.contract(1, 3)
 @pytest.mark.parametrize("ended", (False, True), ids=("serving", "lame duck"))
 def test_a_worker_without_descriptors_serves_on_when_it_has_some(serve, worker, ended):
     server = serve(worker, delay=20)
