@@ -7,8 +7,8 @@ and says and calls the rest. Nothing is decided here.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import select
 import time
 from collections import deque
 from typing import Any
@@ -25,11 +25,9 @@ from gracefulworker.arbiter.quiet import Traffic
 from gracefulworker.arbiter.user_code import UserCode
 from gracefulworker.arbiter.watch import Watch
 from gracefulworker.phases import EXIT_CUT, Do, ListenerState, Phase, Then
+from gracefulworker.shared.leaving import Leaving
 from gracefulworker.shared.page import Broadcast
 from gracefulworker.shared.unpatched import original
-
-#: What is said when the arbiter's exit code has not ended by the deadline.
-LAST_LINE = b"gracefulworker: exit code is still running at the deadline: exiting\n"
 
 
 class Shutdown:
@@ -49,6 +47,7 @@ class Shutdown:
         self.listeners = listeners
         self.configuration = configuration
         self.user_code = UserCode(arbiter.log)
+        self.leaving = Leaving(arbiter.log)
         self.progress = phases.Progress()
         self.due = 0  #: ns at which to look again, 0 for whenever
         self._broadcast = broadcast
@@ -116,11 +115,11 @@ class Shutdown:
             self._broadcast.draining.ring()
 
     def _exit(self) -> None:
-        try:
-            if select.select([], [2], [], 0)[1]:
-                os.write(2, LAST_LINE)
-        finally:
-            os._exit(EXIT_CUT)  # also when stderr is closed
+        if self.leaving.seize():  # else it has gone too far, and is bounded there
+            try:
+                self.leaving.name_holders()
+            finally:
+                os._exit(EXIT_CUT)
 
     # Looking
 
@@ -140,6 +139,7 @@ class Shutdown:
 
     def stand_in(self) -> int:
         """Look in the main loop's place; ns at which to do so again, 0 for whenever."""
+        self.leaving.look(self.progress.exit_by)
         self.feed(self._look(main_loop=False))
         return self.due
 
@@ -213,7 +213,8 @@ class Shutdown:
     def begin_halt(self) -> None:
         """The main loop has been left: gunicorn's halt is next, and has a deadline."""
         self.feed(phases.Halted())
-        if self.progress.phase == Phase.STOPPED:
+        self.leaving.begin(self.progress.exit_by, self.configuration.settings.threads)
+        with contextlib.suppress(RuntimeError):  # there is room for no thread
             Watch(self.stand_in).start()  # until the process ends
 
     def report(self) -> None:

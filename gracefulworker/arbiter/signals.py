@@ -97,13 +97,3 @@ class Signals:
         poll.register(self._nudge.fd, select.POLLIN)
         poll.poll(timeout * 1000)
         self._nudge.take()
-
-    def deafen(self) -> None:
-        """On the interpreter's way out: signals that come now change nothing any more.
-
-        It puts their defaults back, and those of these kill or stop the process: the exit status
-        would be a signal's, after an end that was clean. What is ignored stays so. (SIGINT and
-        SIGQUIT may.)
-        """
-        for name in ("HUP", "TERM", "TTIN", "TTOU", "USR1", "USR2"):
-            signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)

@@ -34,6 +34,7 @@ from gracefulworker.arbiter.crew import OurWorker
 from gracefulworker.arbiter.takeover import supervise
 from gracefulworker.phases import SECOND, SETTLE_MAX, ListenerState, Phase
 from gracefulworker.shared import current, sockets
+from gracefulworker.shared.leaving import Leaving
 from gracefulworker.workers import accepting, lingering
 from gracefulworker.workers.deadline import Deadline
 from gracefulworker.workers.requests import (
@@ -132,6 +133,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
             self.page = self.broadcast.page
             self.settings = self.supervisor.settings
             self._head = self.page.head()
+            self.leaving = Leaving(self.log)
             self.slot = self.supervisor.seat(self)
             self.gauge = self.slot.gauge()
             self.accepted_before = 0  # ns of the last new connection but one
@@ -151,9 +153,15 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         to each of these objects, and so copy the memory that the arbiter and all workers share: our
         own modules' most of all, and with --preload the application's.
         """
-        if self.supervisor is not None:
-            gc.freeze()
-        super().init_process()
+        if self.supervisor is None:
+            super().init_process()
+            return
+        gc.freeze()
+        try:
+            super().init_process()
+        finally:
+            deadline = self.deadline() if self.is_draining() else 0
+            self.leaving.begin(deadline, self.settings.threads)
 
     def init_signals(self) -> None:
         """Worker.init_signals resets what it knows of; SIGINT may be ours.

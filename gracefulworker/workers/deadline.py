@@ -29,6 +29,7 @@ from typing import Any, Protocol
 
 from gracefulworker.phases import SECOND
 from gracefulworker.seam import Config, Log, Request, Response
+from gracefulworker.shared.leaving import Leaving
 from gracefulworker.shared.page import Broadcast, Slot
 from gracefulworker.shared.unpatched import original
 from gracefulworker.workers import requests
@@ -66,6 +67,7 @@ class DeadlineWorker(Protocol):
     pid: int
     broadcast: Broadcast
     slot: Slot
+    leaving: Leaving
     in_flight: dict[Request, requests.InFlight]
     claims: dict[Request, Response | Deadline]
 
@@ -95,6 +97,9 @@ class Deadline:
         while (left := self.worker.deadline() - time.monotonic_ns()) > 0:
             # In steps: the deadline of a worker that retires moves when SIGTERM comes.
             self._sleep(min(left / SECOND, STEP))
+            self.worker.leaving.look(self.worker.deadline())
+        if not self.worker.leaving.seize():
+            return  # it has gone too far, and is bounded there
         try:
             self.cut()
         finally:
@@ -107,6 +112,7 @@ class Deadline:
         while not self.worker.is_draining():
             if poll.poll(STEP * 1000):
                 poll.unregister(bell)  # heard for good, also if it was the arbiter's death
+            self.worker.leaving.look(0)
 
     def cut(self) -> None:
         """Answer or cut what is left, and name it."""
@@ -128,8 +134,10 @@ class Deadline:
         worker.slot.cut += turned_away
         if turned_away:
             worker.log.warning("cut at the deadline (503): %d waiting requests", turned_away)
-        if not endings and not turned_away:
-            # Connections in the middle of a request's head, or the user's exit code.
+        if worker.leaving.has_begun():
+            worker.leaving.name_holders()
+        elif not endings and not turned_away:
+            # Connections in the middle of a request's head.
             worker.log.warning(
                 "cut at the deadline: worker %s, which is at:\n%s",
                 worker.pid,

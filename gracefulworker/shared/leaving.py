@@ -1,0 +1,245 @@
+"""The way out of a process: the interpreter's own, watched and bounded.
+
+Nothing of it is skipped. A process ends as any Python program does: its callers' `finally`,
+non-daemon threads and executors (threading._shutdown), atexit functions, and then the modules, with
+what is still open or has a `__del__`. A native thread looks on: after `PATIENCE` it says what is
+waited for, and at the deadline it names what still holds the process, and ends it.
+
+That thread cannot run any more once the modules' turn has come, nor while C code keeps the
+interpreter to itself. faulthandler's watchdog needs no interpreter: `BACKSTOP` later it writes to
+stderr where the code stands, and ends the process with status 1.
+
+What may be changed here: what is said of an exit. Whatever is added to it is for every worker and
+for the arbiter.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import faulthandler
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from _thread import get_ident  # bound before gevent patches it: the native one
+from collections.abc import Iterator
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+
+from gracefulworker.phases import KILL_MARGIN, SECOND
+from gracefulworker.seam import Log
+from gracefulworker.shared.unpatched import original
+
+#: Seconds of an exit in which nothing is said of it.
+PATIENCE = 1.0
+
+#: Seconds after the deadline at which faulthandler ends what our thread could not.
+BACKSTOP = KILL_MARGIN - 0.1
+
+#: Threads that are named, and lines of a stack that are logged, the innermost.
+NAMED = 5
+STACK_LINES = 20
+
+#: Changes nothing on the interpreter's way out. It puts their defaults back, and those of these
+#: kill or stop the process: the exit status would be a signal's, after an end that was clean. What
+#: is ignored stays so. (SIGINT and SIGQUIT may.)
+DEAF = ("HUP", "TERM", "TTIN", "TTOU", "USR1", "USR2")
+
+
+class Holder(NamedTuple):
+    """What an exit waits for."""
+
+    name: str
+    frame: FrameType | None  #: where its code stands, if that is known
+    thread: threading.Thread | None = None
+
+
+class Leaving:
+    """The exit of one process."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self._began_at = 0  # ns; 0 before it has begun
+        self._pid = 0
+        self._main = 0
+        self._greenlet: Any = None  # that runs the program, where there are such
+        self._program: CodeType | None = None
+        self._bound = 0  # ns
+        self._is_said = False
+        self._may_speak = original("_thread", "allocate_lock")()
+
+    # In the main thread
+
+    def begin(self, deadline: int, wait_for_threads: bool) -> None:
+        """The process's work is over; what follows is its exit.
+
+        :param deadline: ns by which the process shall have ended; 0 as long as there is none.
+        """
+        global _begun
+        *_, outermost = _callers(sys._getframe())
+        self._program = outermost.f_code
+        self._pid, self._main = os.getpid(), get_ident()
+        if "greenlet" in sys.modules:
+            self._greenlet = sys.modules["greenlet"].getcurrent()
+        if not wait_for_threads:
+            _let_threads_go()
+        _begun = self
+        self._bind(deadline)
+        self._began_at = time.monotonic_ns()
+
+    def _finalize(self) -> None:
+        """What is still to come cannot be watched by a thread."""
+        if self._pid != os.getpid():
+            return  # a process that exit code has forked
+        # One that dies while it writes to stderr would leave its lock behind, and the interpreter
+        # aborts then. At the deadline it does not give it back, but ends the process.
+        self._may_speak.acquire()
+        for name in DEAF:
+            signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)
+        gc.unfreeze()  # what a worker inherited has a `__del__`, too
+
+    # In a native thread
+
+    def look(self, deadline: int) -> None:
+        """Say what is waited for when that takes long; now and then, also before it has begun."""
+        if not self._began_at:
+            return
+        if deadline != self._bound:
+            self._bind(deadline)
+        if self._is_said or time.monotonic_ns() - self._began_at < PATIENCE * SECOND:
+            return
+        self._is_said = True
+        if self.seize():
+            try:
+                self.log.info("%s", self._sentence())
+            finally:
+                self._may_speak.release()
+
+    def seize(self) -> bool:
+        """Keep the process from going further; False when it has gone too far for that."""
+        return bool(self._may_speak.acquire(blocking=False))
+
+    def has_begun(self) -> bool:
+        return bool(self._began_at)
+
+    def name_holders(self) -> None:
+        """At the deadline: log what still holds the process."""
+        for holder in self._holders():
+            self.log.warning(
+                "cut at the deadline: the exit, held by %s, which is at:\n%s",
+                holder.name,
+                _stack(holder.frame),
+            )
+            # A pool's processes, in the thread of a ProcessPoolExecutor: they would for ever wait
+            # for work from here.
+            for process in list(getattr(holder.thread, "processes", {}).values()):
+                process.kill()
+
+    def _bind(self, deadline: int) -> None:
+        self._bound = deadline
+        if deadline:
+            left = max(deadline - time.monotonic_ns(), 0) / SECOND
+            # No thread is left for it: the arbiter's SIGKILL is, or the platform's.
+            with contextlib.suppress(RuntimeError):
+                faulthandler.dump_traceback_later(left + BACKSTOP, exit=True, file=_stderr())
+
+    def _sentence(self) -> str:
+        holders = self._holders()
+        named = [f"{one.name}{_place(one.frame)}" for one in holders[:NAMED]]
+        if len(holders) > NAMED:
+            named.append(f"{len(holders) - NAMED} more")
+        sentence = f"exit: waiting for {', '.join(named)}"
+        if holders[0].thread is not None:
+            sentence += " (not for threads with daemon=True, nor with graceful_threads = False)"
+        return sentence
+
+    def _holders(self) -> list[Holder]:
+        """What is waited for; not empty."""
+        frame = getattr(self._greenlet, "gr_frame", None)  # None while it runs
+        frame = frame or sys._current_frames().get(self._main)
+        if frame is None:
+            return [Holder("an atexit function, or the interpreter itself", None)]
+        *_, outermost = _callers(frame)
+        code = outermost.f_code
+        if code is self._program:
+            return [Holder("code that runs at the exit", frame)]
+        if code.co_name == "_shutdown":  # threading's, or gevent's in its place
+            threads = [
+                Holder(f"thread {thread.name!r}", _frame(thread.ident), thread)
+                for thread in threading.enumerate()
+                if not thread.daemon and thread is not threading.main_thread()
+            ]
+            if threads:
+                return threads
+        name = getattr(code, "co_qualname", code.co_name)  # 3.11 on
+        return [Holder(f"atexit function {outermost.f_globals.get('__name__')}.{name}", frame)]
+
+
+#: This process's exit, once it has begun.
+_begun: Leaving | None = None
+
+
+@atexit.register
+def _last() -> None:
+    """The first to be registered is the last to be called, after the application's own."""
+    if _begun is not None:
+        _begun._finalize()
+
+
+def _let_threads_go() -> None:
+    """Have the interpreter wait for no thread; executors are told all the same.
+
+    It calls threading._shutdown, which tells executors and joins: now a daemon thread does. It is
+    started here, for from 3.12 on there can be no new one then.
+    """
+    shutdown, over = threading._shutdown, threading.Event()  # type: ignore[attr-defined]
+
+    def tell() -> None:
+        over.wait()
+        shutdown()
+
+    threading.Thread(target=tell, name="graceful_threads", daemon=True).start()
+    threading._shutdown = over.set  # type: ignore[attr-defined]
+
+
+def _stderr() -> int:
+    """A descriptor of stderr by which nobody waits for whoever reads it, if there can be one."""
+    try:
+        return os.open("/proc/self/fd/2", os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+    except OSError:
+        return 2  # a socket; another user's
+
+
+def _frame(ident: int | None) -> FrameType | None:
+    """Where a thread stands; under gevent it is a greenlet's number."""
+    frame = sys._current_frames().get(ident or 0)
+    if frame is None and "greenlet" in sys.modules:
+        greenlet: Any = sys.modules["greenlet"].greenlet
+        running = (one for one in gc.get_objects() if isinstance(one, greenlet))
+        frame = next((one.gr_frame for one in running if id(one) == ident), None)
+    return frame
+
+
+def _callers(frame: FrameType) -> Iterator[FrameType]:
+    """`frame` and those that it was called from."""
+    caller: FrameType | None = frame
+    while caller is not None:
+        yield caller
+        caller = caller.f_back
+
+
+def _place(frame: FrameType | None) -> str:
+    if frame is None:
+        return ""
+    return f" at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def _stack(frame: FrameType | None) -> str:
+    if frame is None:
+        return "  (no Python code)"
+    lines = "".join(traceback.format_stack(frame)).splitlines()
+    return "\n".join(lines[-STACK_LINES:])
