@@ -115,11 +115,10 @@ class Shutdown:
             self._broadcast.draining.ring()
 
     def _exit(self) -> None:
-        if self.leaving.seize():  # else it has gone too far, and is bounded there
-            try:
-                self.leaving.name_holders()
-            finally:
-                os._exit(EXIT_CUT)
+        try:
+            self.leaving.name_holders()
+        finally:
+            os._exit(EXIT_CUT)
 
     # Looking
 
@@ -213,9 +212,11 @@ class Shutdown:
     def begin_halt(self) -> None:
         """The main loop has been left: gunicorn's halt is next, and has a deadline."""
         self.feed(phases.Halted())
-        self.leaving.begin(self.progress.exit_by, self.configuration.settings.threads)
-        with contextlib.suppress(RuntimeError):  # there is room for no thread
-            Watch(self.stand_in).start()  # until the process ends
+        watch = Watch(self.stand_in)
+        threads = self.configuration.settings.threads
+        self.leaving.begin(self.progress.exit_by, threads, watch.stop)
+        with contextlib.suppress(RuntimeError):  # there can be no more threads
+            watch.start()
 
     def report(self) -> None:
         """The last words, to whomever wants them, if anything was to be ended in order."""

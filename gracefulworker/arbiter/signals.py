@@ -15,6 +15,7 @@ from typing import Any
 
 from gracefulworker.arbiter.shutdown import Shutdown
 from gracefulworker.phases import SECOND, DrainRequest, Signal
+from gracefulworker.shared.forks import at_fork
 from gracefulworker.shared.page import ASK, Nudge
 
 #: What ends a service.
@@ -36,7 +37,7 @@ class Signals:
         for number in STOPPING:
             signal.signal(number, self._on_stopping)
         signal.signal(ASK, self._on_request)
-        os.register_at_fork(
+        at_fork(
             before=self._hold,
             after_in_parent=self._release,
             after_in_child=self._release,

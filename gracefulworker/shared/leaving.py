@@ -26,13 +26,12 @@ import threading
 import time
 import traceback
 from _thread import get_ident  # bound before gevent patches it: the native one
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from gracefulworker.phases import KILL_MARGIN, SECOND
 from gracefulworker.seam import Log
-from gracefulworker.shared.unpatched import original
 
 #: Seconds of an exit in which nothing is said of it.
 PATIENCE = 1.0
@@ -70,19 +69,24 @@ class Leaving:
         self._program: CodeType | None = None
         self._bound = 0  # ns
         self._is_said = False
-        self._may_speak = original("_thread", "allocate_lock")()
+        self._let_go: Callable[[], object] = bool
 
     # In the main thread
 
-    def begin(self, deadline: int, wait_for_threads: bool) -> None:
+    def begin(self, deadline: int, wait_for_threads: bool, let_go: Callable[[], object]) -> None:
         """The process's work is over; what follows is its exit.
 
         :param deadline: ns by which the process shall have ended; 0 as long as there is none.
+        :param let_go: called before the modules' turn. It ends the thread that looks (the
+            interpreter aborts when one dies while it writes to stderr), and gives up whatever
+            leads from there or from a module to the application: modules are often held by
+            something of C's, and what it holds itself would not be finalized in its turn then.
         """
         global _begun
         *_, outermost = _callers(sys._getframe())
         self._program = outermost.f_code
         self._pid, self._main = os.getpid(), get_ident()
+        self._let_go = let_go
         if "greenlet" in sys.modules:
             self._greenlet = sys.modules["greenlet"].getcurrent()
         if not wait_for_threads:
@@ -92,12 +96,12 @@ class Leaving:
         self._began_at = time.monotonic_ns()
 
     def _finalize(self) -> None:
-        """What is still to come cannot be watched by a thread."""
+        """What is still to come is not for a thread to watch."""
+        global _begun
         if self._pid != os.getpid():
             return  # a process that exit code has forked
-        # One that dies while it writes to stderr would leave its lock behind, and the interpreter
-        # aborts then. At the deadline it does not give it back, but ends the process.
-        self._may_speak.acquire()
+        _begun = None
+        self._let_go()
         for name in DEAF:
             signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)
         gc.unfreeze()  # what a worker inherited has a `__del__`, too
@@ -113,15 +117,7 @@ class Leaving:
         if self._is_said or time.monotonic_ns() - self._began_at < PATIENCE * SECOND:
             return
         self._is_said = True
-        if self.seize():
-            try:
-                self.log.info("%s", self._sentence())
-            finally:
-                self._may_speak.release()
-
-    def seize(self) -> bool:
-        """Keep the process from going further; False when it has gone too far for that."""
-        return bool(self._may_speak.acquire(blocking=False))
+        self.log.info("%s", self._sentence())
 
     def has_begun(self) -> bool:
         return bool(self._began_at)
