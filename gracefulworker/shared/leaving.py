@@ -27,7 +27,7 @@ import time
 import traceback
 from _thread import get_ident  # bound before gevent patches it: the native one
 from collections.abc import Callable, Iterator
-from types import CodeType, FrameType
+from types import CodeType, FrameType, ModuleType
 from typing import Any, NamedTuple
 
 from gracefulworker.phases import KILL_MARGIN, SECOND
@@ -42,6 +42,9 @@ BACKSTOP = KILL_MARGIN - 0.1
 #: Threads that are named, and lines of a stack that are logged, the innermost.
 NAMED = 5
 STACK_LINES = 20
+
+#: Where Python's own modules are.
+_LIBRARY = os.path.dirname(os.__file__)
 
 #: Changes nothing on the interpreter's way out. It puts their defaults back, and those of these
 #: kill or stop the process: the exit status would be a signal's, after an end that was clean. What
@@ -164,10 +167,13 @@ class Leaving:
         if code is self._program:
             return [Holder("code that runs at the exit", frame)]
         if code.co_name == "_shutdown":  # threading's, or gevent's in its place
+            # Not by enumerate, which takes a lock: gevent's, which is not for a native thread.
+            active = list(threading._active.values())  # type: ignore[attr-defined]
+            executors = getattr(_thread_pools(), "_threads_queues", ())
             threads = [
-                Holder(f"thread {thread.name!r}", _frame(thread.ident), thread)
-                for thread in threading.enumerate()
-                if not thread.daemon and thread is not threading.main_thread()
+                Holder(_name(thread), _frame(thread.ident), thread)
+                for thread in active
+                if thread in executors or not (thread.daemon or thread is threading.main_thread())
             ]
             if threads:
                 return threads
@@ -187,19 +193,25 @@ def _last() -> None:
 
 
 def _let_threads_go() -> None:
-    """Have the interpreter wait for no thread; executors are told all the same.
+    """Have the interpreter wait for no thread.
 
-    It calls threading._shutdown, which tells executors and joins: now a daemon thread does. It is
-    started here, for from 3.12 on there can be no new one then.
+    It calls threading._shutdown, which calls what executors have registered, and then joins. A pool
+    of processes has to be told all the same, and waited for: multiprocessing waits for them at
+    exit, and takes down before what they are told by.
     """
-    shutdown, over = threading._shutdown, threading.Event()  # type: ignore[attr-defined]
 
-    def tell() -> None:
-        over.wait()
-        shutdown()
+    def shutdown() -> None:
+        joins_threads = getattr(_thread_pools(), "_python_exit", None)
+        for call in reversed(threading._threading_atexits):  # type: ignore[attr-defined]
+            if call.func is not joins_threads:
+                call()
 
-    threading.Thread(target=tell, name="graceful_threads", daemon=True).start()
-    threading._shutdown = over.set  # type: ignore[attr-defined]
+    threading._shutdown = shutdown  # type: ignore[attr-defined]
+
+
+def _thread_pools() -> ModuleType | None:
+    """ThreadPoolExecutor's module: what it joins its threads by, and all of them, are private."""
+    return sys.modules.get("concurrent.futures.thread")
 
 
 def _stderr() -> int:
@@ -228,10 +240,22 @@ def _callers(frame: FrameType) -> Iterator[FrameType]:
         caller = caller.f_back
 
 
+def _name(thread: threading.Thread) -> str:
+    kind = type(thread).__name__
+    return f"thread {thread.name!r}" + ("" if kind == "Thread" else f" ({kind})")
+
+
 def _place(frame: FrameType | None) -> str:
+    """Where it is in code that is not Python's own, if it is in such."""
     if frame is None:
         return ""
+    theirs = (caller for caller in _callers(frame) if not _is_pythons(caller.f_code.co_filename))
+    frame = next(theirs, frame)
     return f" at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def _is_pythons(filename: str) -> bool:
+    return filename.startswith((_LIBRARY, "<frozen")) and "site-packages" not in filename
 
 
 def _stack(frame: FrameType | None) -> str:
