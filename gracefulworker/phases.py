@@ -71,6 +71,10 @@ QUIET_STEP = 0.05
 #: Seconds between two looks at who has gone, should nobody be told (SIGCHLD is a user's, too).
 GONE_STEP = 0.1
 
+#: Seconds that a quick stop (SIGINT, SIGQUIT) waits for workers, as gunicorn's second SIGINT does,
+#: and then the same for the arbiter's own exit.
+QUICK_LIMIT = 2
+
 #: Seconds until user code that has swallowed its end is ended again.
 END_AGAIN = 0.1
 
@@ -130,7 +134,7 @@ class Progress:
     delay_over_at: int = 0
     drain_at: int = 0
     deadline: int = 0  #: workers cut what is left
-    exit_by: int = 0  #: the arbiter, too, has ended by then
+    exit_by: int = 0  #: the arbiter, too, has ended by then; set when its main loop is left
     quick: str = ""  #: SIGINT or SIGQUIT: stop at once
     quick_at: int = 0
     said: Phase = Phase.SERVING  #: the main loop has announced it
@@ -216,7 +220,7 @@ class Reload:
 
 @dataclass(frozen=True)
 class Halted:
-    """The main loop is left for good."""
+    """The main loop is left for good; for a quick stop once more when its workers have gone."""
 
 
 Event = Signal | DrainRequest | Look | Gated | Reload | Halted
@@ -296,6 +300,8 @@ def _signal(at: Progress, name: str, now: int, plan: Plan) -> Step:
     if not is_term:
         if not at.quick:
             at = replace(at, quick=name, quick_at=now)
+            if at.exit_by:
+                at = replace(at, exit_by=min(at.exit_by, now + QUICK_LIMIT * SECOND))
         return Step(at, (Do.WAKE, Do.END_USER_CODE))
     if not at.term_at:
         # A SIGTERM right after the drain request is the cause, if nobody has been told another.
@@ -313,10 +319,10 @@ def _begin_lame_duck(at: Progress, now: int) -> Step:
 
 
 def _look(at: Progress, seen: Look, now: int, plan: Plan) -> Step:
+    if at.exit_by:
+        return _watch_exit(at, seen, now)
     if at.phase == Phase.SERVING:
         return Step(at)
-    if at.phase == Phase.STOPPED:
-        return _watch_exit(at, seen, now)
     if seen.main_loop and at.said == Phase.SERVING:
         at = replace(at, said=Phase.LAME_DUCK)
         return Step(at, then=(Then.ANNOUNCE_LAME_DUCK, Then.LOOK))
@@ -410,11 +416,18 @@ def _watch_user_code(at: Progress, seen: Look, now: int, plan: Plan) -> Step:
 
 
 def _halt(at: Progress, now: int, plan: Plan) -> Step:
-    if at.phase != Phase.DRAINING or not plan.drains or at.quick:
-        return Step(at)  # gunicorn's own stop is still to come
-    exit_by = max(at.kill_at, now + round(KILL_MARGIN * SECOND))
-    at = replace(at, phase=Phase.STOPPED, exit_by=exit_by)
-    return Step(at, (Do.CLOSE_ALL, Do.PUBLISH), due=exit_by)
+    margin = round(KILL_MARGIN * SECOND)
+    if at.quick:
+        return _halted(at, max(at.exit_by, now) + QUICK_LIMIT * SECOND)
+    if at.phase != Phase.DRAINING or not plan.drains:
+        # gunicorn's own stop is still to come, and waits so long for workers.
+        return _halted(at, max(at.deadline, now + round(plan.finish * SECOND)) + margin)
+    halted = _halted(replace(at, phase=Phase.STOPPED), max(at.kill_at, now + margin))
+    return replace(halted, do=(Do.CLOSE_ALL, Do.PUBLISH))
+
+
+def _halted(at: Progress, exit_by: int) -> Step:
+    return Step(replace(at, exit_by=exit_by), due=exit_by)
 
 
 def _watch_exit(at: Progress, seen: Look, now: int) -> Step:

@@ -285,6 +285,10 @@ class Settings:
         default=(),
         metadata={"kind": Requests("what each worker asks its application before it serves")},
     )
+    threads: bool = field(
+        default=True,
+        metadata={"kind": Switch("the exit waits for threads and executors, as Python does")},
+    )
     #: Sentences to be logged at the start.
     warnings: tuple[str, ...] = ()
     #: gunicorn's --reload: a developer at the terminal, who waits for nobody.

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 from gunicorn import sock
+
+from gracefulworker.shared.forks import at_fork
 
 
 class ListenerSets:
@@ -34,7 +35,7 @@ class ListenerSets:
         self._sets: list[list[Any]] = []
         self._grow = False  # whether more workers get more sets
         self._dealt: list[Any] | None = None  # to the worker that is being forked
-        os.register_at_fork(after_in_child=self._close_the_others)
+        at_fork(after_in_child=self._close_the_others)
 
     @contextlib.contextmanager
     def dealt(self, staying: list[Any], ours: bool, missing: int) -> Iterator[None]:

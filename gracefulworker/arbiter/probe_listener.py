@@ -29,6 +29,7 @@ from gracefulworker.arbiter.crew import Crew
 from gracefulworker.phases import Phase
 from gracefulworker.settings import HostPort, Settings
 from gracefulworker.shared import probes, sockets
+from gracefulworker.shared.forks import at_fork
 from gracefulworker.shared.unpatched import original
 
 #: Seconds that a client may take to send its request, and then to close.
@@ -58,7 +59,7 @@ class ProbeListener:
         self._visitors: set[Any] = set()
         self._checking = original("_thread", "allocate_lock")()
         self._fork_holds = False
-        os.register_at_fork(
+        at_fork(
             before=self._before_fork,
             after_in_parent=self._after_fork,
             after_in_child=self._close_in_child,

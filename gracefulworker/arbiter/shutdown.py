@@ -7,8 +7,8 @@ and says and calls the rest. Nothing is decided here.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import select
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,11 +26,9 @@ from gracefulworker.arbiter.quiet import Traffic
 from gracefulworker.arbiter.user_code import Overtime, UserCode
 from gracefulworker.arbiter.watch import Watch
 from gracefulworker.phases import EXIT_CUT, Do, ListenerState, Phase, Then
+from gracefulworker.shared.leaving import Leaving
 from gracefulworker.shared.page import Broadcast
 from gracefulworker.shared.unpatched import original
-
-#: What is said when the arbiter's exit code has not ended by the deadline.
-LAST_LINE = b"gracefulworker: exit code is still running at the deadline: exiting\n"
 
 
 class Shutdown:
@@ -50,6 +48,7 @@ class Shutdown:
         self.listeners = listeners
         self.configuration = configuration
         self.user_code = UserCode(arbiter.log)
+        self.leaving = Leaving(arbiter.log)
         self.progress = phases.Progress()
         self.due = 0  #: ns at which to look again, 0 for whenever
         self._guarded: Any = None  # the configuration whose hooks are
@@ -119,10 +118,9 @@ class Shutdown:
 
     def _exit(self) -> None:
         try:
-            if select.select([], [2], [], 0)[1]:
-                os.write(2, LAST_LINE)
+            self.leaving.name_holders()
         finally:
-            os._exit(EXIT_CUT)  # also when stderr is closed
+            os._exit(EXIT_CUT)
 
     # Looking
 
@@ -142,6 +140,7 @@ class Shutdown:
 
     def stand_in(self) -> int:
         """Look in the main loop's place; ns at which to do so again, 0 for whenever."""
+        self.leaving.look(self.progress.exit_by)
         self.feed(self._look(main_loop=False))
         return self.due
 
@@ -255,8 +254,11 @@ class Shutdown:
     def begin_halt(self) -> None:
         """The main loop has been left: gunicorn's halt is next, and has a deadline."""
         self.feed(phases.Halted())
-        if self.progress.phase == Phase.STOPPED:
-            Watch(self.stand_in).start()  # until the process ends
+        watch = Watch(self.stand_in)
+        threads = self.configuration.settings.threads
+        self.leaving.begin(self.progress.exit_by, threads, watch.stop)
+        with contextlib.suppress(RuntimeError):  # there can be no more threads
+            watch.start()
 
     def report(self) -> None:
         """The last words, to whomever wants them, if anything was to be ended in order."""

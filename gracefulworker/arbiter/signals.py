@@ -15,6 +15,7 @@ from typing import Any
 
 from gracefulworker.arbiter.shutdown import Shutdown
 from gracefulworker.phases import SECOND, DrainRequest, Signal
+from gracefulworker.shared.forks import at_fork
 from gracefulworker.shared.page import ASK, Nudge
 
 #: What ends a service.
@@ -35,7 +36,7 @@ class Signals:
         for number in STOPPING:
             signal.signal(number, self._on_stopping)
         signal.signal(ASK, self._on_request)
-        os.register_at_fork(
+        at_fork(
             before=self._hold,
             after_in_parent=self._release,
             after_in_child=self._release,
@@ -98,13 +99,3 @@ class Signals:
         poll.register(self._nudge.fd, select.POLLIN)
         poll.poll(timeout * 1000)
         self._nudge.take()
-
-    def deafen(self) -> None:
-        """On the interpreter's way out: signals that come now change nothing any more.
-
-        It puts their defaults back, and those of these kill or stop the process: the exit status
-        would be a signal's, after an end that was clean. What is ignored stays so. (SIGINT and
-        SIGQUIT may.)
-        """
-        for name in ("HUP", "TERM", "TTIN", "TTOU", "USR1", "USR2"):
-            signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)

@@ -19,7 +19,7 @@ loop looks up by name::
         murder_workers()                murder_workers   nobody in the graceful time
         manage_workers()                manage_workers   TICK: the phases, then the crew
             spawn_workers()             spawn_workers    with back-off
-                spawn_worker()          spawn_worker     listener sets; the child ends in `leave`
+                spawn_worker()          spawn_worker     listener sets
             kill_worker()               kill_worker      an order to retire, noted on the page
     except StopIteration, HaltServer:
         halt(): stop(), on_exit, exit   halt          deadline, last words
@@ -28,7 +28,6 @@ loop looks up by name::
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import sys
@@ -41,19 +40,15 @@ from gunicorn.errors import HaltServer
 from gracefulworker.arbiter import gunicorn23
 from gracefulworker.arbiter.configuration import Configuration
 from gracefulworker.arbiter.crew import Crew
-from gracefulworker.arbiter.leaving import is_command, is_held_by_threads, leave
 from gracefulworker.arbiter.listener_sets import ListenerSets
 from gracefulworker.arbiter.listeners import ArbiterListeners
 from gracefulworker.arbiter.pid1 import shell_as_pid1
 from gracefulworker.arbiter.shutdown import Shutdown
 from gracefulworker.arbiter.signals import Signals
-from gracefulworker.phases import EXIT_CUT, Phase, Reload, Signal
+from gracefulworker.phases import EXIT_CUT, QUICK_LIMIT, Halted, Phase, Reload, Signal
 from gracefulworker.settings import Settings
 from gracefulworker.shared import current
 from gracefulworker.shared.page import Broadcast, Slot
-
-#: Seconds that a quick stop (SIGINT, SIGQUIT) waits for workers, as gunicorn's second SIGINT does.
-QUICK_LIMIT = 2
 
 #: The arbiter's methods that `Supervisor` replaces, where there are any.
 REPLACED = (
@@ -142,7 +137,6 @@ class Supervisor:
         self.signals.install()
         if not hasattr(arbiter, "wait_for_signals"):
             gunicorn23.adapt(arbiter, self.signals.wait)
-        atexit.register(self.signals.deafen)
         sentence = shell_as_pid1(self.pid)
         if sentence:
             self.log.warning("%s", sentence)
@@ -199,6 +193,7 @@ class Supervisor:
         # Arbiter.stop waits as long as graceful_timeout says, also for a quick stop.
         self.arbiter.cfg.set("graceful_timeout", QUICK_LIMIT)
         self.listeners.leave_at_once()
+        self.shutdown.feed(Halted())
         handler()
 
     def handle_hup(self) -> None:
@@ -254,7 +249,7 @@ class Supervisor:
         self.crew.spawn_missing()
 
     def spawn_worker(self) -> Any:
-        """Arbiter.spawn_worker; in the child it ends in SystemExit, and here in `leave`."""
+        """Arbiter.spawn_worker; in the child it ends in SystemExit, which goes all the way up."""
         self.configuration.follow()
         kind = self.configuration.kind
         kind.before_spawn(self.arbiter.cfg, self.settings)
@@ -263,10 +258,6 @@ class Supervisor:
             with self.sets.dealt(heirs, kind.drains, self._missing_beside(heirs)):
                 self.listeners.remember()
                 return self.stock.spawn_worker()
-        except SystemExit as stop:
-            if os.getpid() != self.pid:
-                leave(stop)
-            raise
         except OSError as error:
             # No process or descriptor is left for it. Those that serve must not pay for that.
             if self.shutdown.progress.phase == Phase.SERVING or not kind.drains:
@@ -325,8 +316,6 @@ class Supervisor:
             self.shutdown.report()
             if not stop.code and self.crew.killed and not self.shutdown.progress.quick:
                 stop.code = EXIT_CUT
-            if is_command(self.arbiter.app) or is_held_by_threads():
-                leave(stop)
             raise
 
 

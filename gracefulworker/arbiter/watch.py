@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from gracefulworker.phases import SECOND
-from gracefulworker.shared.unpatched import original
+from gracefulworker.shared.unpatched import original, start_thread
 
 #: Seconds between two looks at the most: a signal may have changed what is due.
 STEP = 0.05
@@ -26,27 +26,23 @@ class Watch:
 
     def __init__(self, look: Callable[[], int]) -> None:
         self._look = look
-        allocate_lock = original("_thread", "allocate_lock")
-        self._over, self._gone = allocate_lock(), allocate_lock()
+        self._over = original("_thread", "allocate_lock")()
+        self._join: Callable[[], object] = bool
 
     def start(self) -> None:
         """:raises RuntimeError: there can be no more threads."""
         self._over.acquire()
-        self._gone.acquire()
-        original("_thread", "start_new_thread")(self._run, ())
+        self._join = start_thread(self._run)
 
     def stop(self) -> None:
         """Return when its last look is over."""
         self._over.release()
-        self._gone.acquire()
+        self._join()
 
     def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # the main thread's
-        try:
-            wait = 0.0
-            while not self._over.acquire(timeout=wait):
-                due = self._look()
-                wait = min((due - time.monotonic_ns()) / SECOND, STEP) if due else STEP
-                wait = max(wait, 0.001)
-        finally:
-            self._gone.release()
+        wait = 0.0
+        while not self._over.acquire(timeout=wait):
+            due = self._look()
+            wait = min((due - time.monotonic_ns()) / SECOND, STEP) if due else STEP
+            wait = max(wait, 0.001)

@@ -34,6 +34,7 @@ from gracefulworker.arbiter.crew import OurWorker
 from gracefulworker.arbiter.takeover import supervise
 from gracefulworker.phases import SECOND, SETTLE_MAX, ListenerState, Phase
 from gracefulworker.shared import current, sockets
+from gracefulworker.shared.leaving import Leaving
 from gracefulworker.workers import accepting, lingering
 from gracefulworker.workers.deadline import Deadline
 from gracefulworker.workers.probers import is_prober
@@ -41,6 +42,7 @@ from gracefulworker.workers.requests import (
     Application,
     ClosingResponse,
     InFlight,
+    unwrap_application,
     wrap_application,
 )
 from gracefulworker.workers.warmup import WarmupError, warm_up
@@ -133,6 +135,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
             self.page = self.broadcast.page
             self.settings = self.supervisor.settings
             self._head = self.page.head()
+            self.leaving, self.watch = Leaving(self.log), Deadline(self)
             self.slot = self.supervisor.seat(self)
             self.gauge = self.slot.gauge()
             self.accepted_before = 0  # ns of the last new connection but one
@@ -144,6 +147,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
             self.claims: dict[seam.Request, seam.Response | Deadline] = {}
             #: brings HTTP/2 connections to their end, where there are any
             self.end_http2: Callable[[], None] = _nothing_to_end
+            self.let_go_of_http2: Callable[[], None] = _nothing_to_end
 
     # Boot
 
@@ -154,9 +158,23 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         to each of these objects, and so copy the memory that the arbiter and all workers share: our
         own modules' most of all, and with --preload the application's.
         """
-        if self.supervisor is not None:
-            gc.freeze()
-        super().init_process()
+        if self.supervisor is None:
+            super().init_process()
+            return
+        gc.freeze()
+        try:
+            super().init_process()
+        finally:
+            deadline = self.deadline() if self.is_draining() else 0
+            self.leaving.begin(deadline, self.settings.threads, self.let_go)
+
+    def let_go(self) -> None:
+        """The interpreter comes to its modules: nothing in them leads here any more."""
+        self.watch.stop()
+        phase = self.phase_for_application()
+        current.answer_with(lambda: phase)
+        unwrap_application()
+        self.let_go_of_http2()
 
     def init_signals(self) -> None:
         """Worker.init_signals resets what it knows of; SIGINT may be ours.
@@ -179,6 +197,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
                 from gracefulworker.workers import http2
 
                 self.end_http2 = http2.use_our_connections(self).give
+                self.let_go_of_http2 = http2.use_stock_connections
 
     def run(self) -> None:
         """Worker.run, the serving loop; the boot is over."""
@@ -190,7 +209,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
                 return
             if type(self.cfg) is Config:
                 self.cfg.__class__ = SettledConfig
-            Deadline(self).start()
+            self.watch.start()
             self.broadcast.nudge.give()
         super().run()
 

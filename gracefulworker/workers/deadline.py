@@ -29,8 +29,9 @@ from typing import Any, Protocol
 
 from gracefulworker.phases import SECOND
 from gracefulworker.seam import Config, Log, Request, Response
-from gracefulworker.shared.page import Broadcast, Slot
-from gracefulworker.shared.unpatched import original
+from gracefulworker.shared.leaving import Leaving
+from gracefulworker.shared.page import Broadcast, Nudge, Slot
+from gracefulworker.shared.unpatched import original, start_thread
 from gracefulworker.workers import requests
 
 #: Lines of a cut request's stack that are logged, the innermost.
@@ -66,6 +67,7 @@ class DeadlineWorker(Protocol):
     pid: int
     broadcast: Broadcast
     slot: Slot
+    leaving: Leaving
     in_flight: dict[Request, requests.InFlight]
     claims: dict[Request, Response | Deadline]
 
@@ -79,33 +81,50 @@ class Deadline:
 
     def __init__(self, worker: DeadlineWorker) -> None:
         self.worker = worker
-        self._main = get_ident()
-        self._sleep = original("time", "sleep")
+        self._over: Nudge | None = None  # as long as it has not been started
         self._spoken: list[Any] = []
         self._kept: list[Any] = []
 
     def start(self) -> None:
-        # Not threading.Thread: under gevent it must be native.
-        original("_thread", "start_new_thread")(self._wait, ())
+        self._main = get_ident()
+        over = Nudge()
+        self._join = start_thread(lambda: self._wait(over))
+        self._over = over
 
-    def _wait(self) -> None:
+    def stop(self) -> None:
+        """The process ends by itself; never returns when the deadline is over, and ends it."""
+        if self._over is not None:
+            self._over.give()
+            self._join()
+
+    def _wait(self, over: Nudge) -> None:
         # A second signal in a moment would come here, and not end the main thread's system call.
         signal.pthread_sigmask(signal.SIG_BLOCK, self.worker.SIGNALS)
-        self._wait_for_drain()
-        while (left := self.worker.deadline() - time.monotonic_ns()) > 0:
-            # In steps: the deadline of a worker that retires moves when SIGTERM comes.
-            self._sleep(min(left / SECOND, STEP))
-        try:
-            self.cut()
-        finally:
-            os._exit(0)
+        if self._comes(over):
+            try:
+                self.cut()
+            finally:
+                os._exit(0)
 
-    def _wait_for_drain(self) -> None:
+    def _comes(self, over: Nudge) -> bool:
+        """Wait for the deadline; False when the process has come to its end before."""
+        worker, bell = self.worker, self.worker.broadcast.draining.fd
         poll = original("select", "poll")()
-        bell = self.worker.broadcast.draining.fd
+        poll.register(over.fd, select.POLLIN)
         poll.register(bell, select.POLLIN)
-        while not self.worker.is_draining():
-            if poll.poll(STEP * 1000):
+        while True:
+            step, deadline = STEP, 0
+            if worker.is_draining():
+                deadline = worker.deadline()
+                left = (deadline - time.monotonic_ns()) / SECOND
+                if left <= 0:
+                    return True
+                # In steps: the deadline of a worker that retires moves when SIGTERM comes.
+                step = min(left, STEP)
+            worker.leaving.look(deadline)
+            for fd, _ in poll.poll(step * 1000):
+                if fd == over.fd:
+                    return False
                 poll.unregister(bell)  # heard for good, also if it was the arbiter's death
 
     def cut(self) -> None:
@@ -128,8 +147,10 @@ class Deadline:
         worker.slot.cut += turned_away
         if turned_away:
             worker.log.warning("cut at the deadline (503): %d waiting requests", turned_away)
-        if not endings and not turned_away:
-            # Connections in the middle of a request's head, or the user's exit code.
+        if worker.leaving.has_begun():
+            worker.leaving.name_holders()
+        elif not endings and not turned_away:
+            # Connections in the middle of a request's head.
             worker.log.warning(
                 "cut at the deadline: worker %s, which is at:\n%s",
                 worker.pid,

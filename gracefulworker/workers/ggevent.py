@@ -37,6 +37,10 @@ class HungUp(Exception):
     """Thrown into a greenlet that waits for a request which is not to come."""
 
 
+class Drained(BaseException):
+    """Thrown into gunicorn's loop, which would sleep on."""
+
+
 class Hearing:
     """What a connection's socket knows of its requests; mixed in before gevent's socket classes."""
 
@@ -191,11 +195,18 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """GeventWorker.run, whose sleep `oversee` ends."""
-        if self.supervisor is not None:
-            self.lingerer = lingering.Lingerer()
-            self.sweep_at = 0.0  # monotonic seconds
-            gevent.spawn(self.oversee, gevent.getcurrent())
-        super().run()
+        if self.supervisor is None:
+            super().run()
+            return
+        self.lingerer = lingering.Lingerer()
+        self.sweep_at = 0.0  # monotonic seconds
+        overseer = gevent.spawn(self.oversee, gevent.getcurrent())
+        try:
+            super().run()
+        except Drained:
+            return
+        finally:
+            overseer.kill()  # what a greenlet holds that has not ended is never finalized
 
     # Connections
 
@@ -287,13 +298,10 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
                 self.sweep_when_due()
                 if self.phase >= Phase.DRAINING and self.slot.booted:
                     self.drain()
-        except BaseException:
-            # gevent reports it; a new worker is better than a deaf one.
-            gevent.kill(main, SystemExit(0))
-            raise
-        # It sleeps in GeventWorker.run; sys.exit is how GeventWorker.notify leaves it, too. Not by
-        # gevent.kill, which would wait for the turn of each greenlet that is hung up.
-        main.throw(SystemExit(0))
+        finally:
+            # It sleeps in GeventWorker.run. (After an error gevent reports it; a new worker is
+            # better than a deaf one.) Not an instance, which its traceback would keep all by.
+            gevent.kill(main, Drained)
 
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
         """Those that wait while something blocks the hub: in the queue, and accepted but unread."""
@@ -307,7 +315,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         if self.phase < Phase.DRAINING:
             return SWEEP_PASS if self.lingerer else PASS
         if self.servers or not self.has_work():
-            return SETTLE_PASS  # waiting for the seal, or for closed connections to linger
+            return SETTLE_PASS  # waiting for the seal, or for closed connections to end, and linger
         dues = [self.first_byte_expiry(conn.accepted_at) for conn in self.waiting(used=False)]
         dues += [self.idle_expiry() for _ in self.waiting(used=True)]
         return min(self.until(dues), SWEEP_PASS)
@@ -333,8 +341,8 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         for client in lingering.still_idle(idle):
             client.hang_up()
             self.count_idle()
-        if self.servers or self.has_work():
-            return
+        if self.servers or self.has_work() or self.connections:
+            return  # those that are hung up end when their greenlets have had their turn
         self.lingerer.sweep()
         self.finish_when_lingered()
 
@@ -345,15 +353,6 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         """
         open_ones = (client for client in self.connections if client.fileno() >= 0)
         return bool(self.in_flight) or any(not client.hung_up for client in open_ones)
-
-    def lingers(self) -> bool:
-        """Those that are hung up, too: their greenlets need not have had their turn by the end."""
-        return bool(self.lingerer or self.connections)
-
-    def finished(self) -> None:
-        left = [client.fileno() for client in self.connections]
-        self.lingerer.discard([fd for fd in left if fd >= 0])
-        super().finished()
 
     def close_servers(self) -> None:
         state = self.listeners_state

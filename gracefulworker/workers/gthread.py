@@ -94,9 +94,13 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
     def handle_quit(self, number: int, frame: Any) -> None:
         """ThreadWorker.handle_quit without its tpool.shutdown, whose lock submit() may hold.
 
-        The pool's threads are not joined: see `gracefulworker.arbiter.leaving`.
+        The interpreter's exit does it: what the pool holds is answered, as in stock.
         """
+        if self.supervisor is None:
+            super().handle_quit(number, frame)
+            return
         self._running = False
+        self.end_http2()  # else a thread waits for its client's next stream
         Worker.handle_quit(self, number, frame)
 
     def run(self) -> None:
@@ -227,7 +231,19 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             conn.still_silent = False
             self.wait_for_first_byte(conn)
             return
-        super().finish_request(conn, fs)
+        try:
+            super().finish_request(conn, fs)
+        except SystemExit as stop:
+            if self.supervisor is None or fs.cancelled() or stop is not fs.exception():
+                raise  # a signal's
+            self.end_by_exit(conn, stop)
+
+    def end_by_exit(self, conn: ThreadConnection, stop: SystemExit) -> None:
+        """A request has called sys.exit(), which ends stock's worker, and all that it holds."""
+        self.log.error("a request has called sys.exit(%r): the worker retires", stop.code)
+        self.nr_conns -= 1
+        conn.close()
+        self.ask_to_retire()
 
     # Draining
 

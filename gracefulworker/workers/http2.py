@@ -162,3 +162,8 @@ def use_our_connections(worker: HTTP2Worker) -> Call:
         "HTTP2Connection", (HTTP2Connection,), {"worker": worker, "call": call}
     )
     return call
+
+
+def use_stock_connections() -> None:
+    """This process is about to end: gunicorn's module leads to no worker any more."""
+    connection.HTTP2ServerConnection = HTTP2ServerConnection

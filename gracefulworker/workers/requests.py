@@ -107,6 +107,11 @@ def wrap_application(app: Application, worker: RequestWorker) -> Application:
     return wrapped_with_probes
 
 
+def unwrap_application() -> None:
+    """This process is about to end: gunicorn's module leads to no worker any more."""
+    wsgi.Response = Response
+
+
 def probe_judges(worker: RequestWorker) -> dict[str, Judge]:
     """Who answers the probes at which path."""
     settings, page, log = worker.settings, worker.page, worker.log

@@ -8,7 +8,6 @@ import resource
 import pytest
 from harness import Server, request, wait_until
 
-
 pytestmark = pytest.mark.contract(1, 3)
 
 

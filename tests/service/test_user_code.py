@@ -208,6 +208,18 @@ def test_a_hook_of_gunicorns_that_raises_at_the_end_on_stock(serve):
     assert server.status != 0
 
 
+@pytest.mark.contract(6, 10)
+def test_a_hook_of_gunicorns_that_hangs_holds_up_no_quick_stop(serve):
+    config = HOOKS.replace("(*args)", "").format(
+        name="child_exit(server, worker)", body="time.sleep(60)"
+    )
+    server = serve("gracefulworker.gthread", config=config)
+    quit_at = server.signal(signal.SIGQUIT)
+    assert_within(2.3, server.wait_gone(), quit_at, "gone")
+    assert server.grep("^child_exit was still running when its time was over: ended")
+    assert server.grep("^stopped: quick")
+
+
 @pytest.mark.contract(6)
 def test_a_hook_of_gunicorns_that_hangs_is_ended_at_the_deadline(serve):
     config = HOOKS.replace("(*args)", "").format(

@@ -1,0 +1,265 @@
+"""The way out of a process: the interpreter's own, watched and bounded.
+
+Nothing of it is skipped. A process ends as any Python program does: its callers' `finally`,
+non-daemon threads and executors (threading._shutdown), atexit functions, and then the modules, with
+what is still open or has a `__del__`. A native thread looks on: after `PATIENCE` it says what is
+waited for, and at the deadline it names what still holds the process, and ends it.
+
+That thread cannot run any more once the modules' turn has come, nor while C code keeps the
+interpreter to itself. faulthandler's watchdog needs no interpreter: `BACKSTOP` later it writes to
+stderr where the code stands, and ends the process with status 1.
+
+What may be changed here: what is said of an exit. Whatever is added to it is for every worker and
+for the arbiter.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import faulthandler
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from _thread import get_ident  # bound before gevent patches it: the native one
+from collections.abc import Callable, Iterator
+from types import CodeType, FrameType, ModuleType
+from typing import Any, NamedTuple
+
+from gracefulworker.phases import KILL_MARGIN, SECOND
+from gracefulworker.seam import Log
+
+#: Seconds of an exit in which nothing is said of it.
+PATIENCE = 1.0
+
+#: Seconds after the deadline at which faulthandler ends what our thread could not.
+BACKSTOP = KILL_MARGIN - 0.1
+
+#: Threads that are named, and lines of a stack that are logged, the innermost.
+NAMED = 5
+STACK_LINES = 20
+
+#: Where Python's own modules are.
+_LIBRARY = os.path.dirname(os.__file__)
+
+#: Changes nothing on the interpreter's way out. It puts their defaults back, and those of these
+#: kill or stop the process: the exit status would be a signal's, after an end that was clean. What
+#: is ignored stays so. (SIGINT and SIGQUIT may.)
+DEAF = ("HUP", "TERM", "TTIN", "TTOU", "USR1", "USR2")
+
+
+class Holder(NamedTuple):
+    """What an exit waits for."""
+
+    name: str
+    frame: FrameType | None  #: where its code stands, if that is known
+    thread: threading.Thread | None = None
+
+
+class Leaving:
+    """The exit of one process."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self._began_at = 0  # ns; 0 before it has begun
+        self._pid = 0
+        self._main = 0
+        self._greenlet: Any = None  # that runs the program, where there are such
+        self._program: CodeType | None = None
+        self._bound = 0  # ns
+        self._is_said = False
+        self._let_go: Callable[[], object] = bool
+
+    # In the main thread
+
+    def begin(self, deadline: int, wait_for_threads: bool, let_go: Callable[[], object]) -> None:
+        """The process's work is over; what follows is its exit.
+
+        :param deadline: ns by which the process shall have ended; 0 as long as there is none.
+        :param let_go: called before the modules' turn. It ends the thread that looks (the
+            interpreter aborts when one dies while it writes to stderr), and gives up whatever
+            leads from there or from a module to the application: modules are often held by
+            something of C's, and what it holds itself would not be finalized in its turn then.
+        """
+        global _begun
+        *_, outermost = _callers(sys._getframe())
+        self._program = outermost.f_code
+        self._pid, self._main = os.getpid(), get_ident()
+        self._let_go = let_go
+        if "greenlet" in sys.modules:
+            self._greenlet = sys.modules["greenlet"].getcurrent()
+        if not wait_for_threads:
+            _let_threads_go()
+        _begun = self
+        self._bind(deadline)
+        self._began_at = time.monotonic_ns()
+
+    def _finalize(self) -> None:
+        """What is still to come is not for a thread to watch."""
+        global _begun
+        if self._pid != os.getpid():
+            return  # a process that exit code has forked
+        _begun = None
+        self._let_go()
+        for name in DEAF:
+            signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)
+        gc.unfreeze()  # what a worker inherited has a `__del__`, too
+
+    # In a native thread
+
+    def look(self, deadline: int) -> None:
+        """Say what is waited for when that takes long; now and then, also before it has begun."""
+        if not self._began_at:
+            return
+        if deadline != self._bound:
+            self._bind(deadline)
+        if self._is_said or time.monotonic_ns() - self._began_at < PATIENCE * SECOND:
+            return
+        self._is_said = True
+        self.log.info("%s", self._sentence())
+
+    def has_begun(self) -> bool:
+        return bool(self._began_at)
+
+    def name_holders(self) -> None:
+        """At the deadline: log what still holds the process."""
+        for holder in self._holders():
+            self.log.warning(
+                "cut at the deadline: the exit, held by %s, which is at:\n%s",
+                holder.name,
+                _stack(holder.frame),
+            )
+            # A pool's processes, in the thread of a ProcessPoolExecutor: they would for ever wait
+            # for work from here.
+            for process in list(getattr(holder.thread, "processes", {}).values()):
+                process.kill()
+
+    def _bind(self, deadline: int) -> None:
+        self._bound = deadline
+        if deadline:
+            left = max(deadline - time.monotonic_ns(), 0) / SECOND
+            # No thread is left for it: the arbiter's SIGKILL is, or the platform's.
+            with contextlib.suppress(RuntimeError):
+                faulthandler.dump_traceback_later(left + BACKSTOP, exit=True, file=_stderr())
+
+    def _sentence(self) -> str:
+        holders = self._holders()
+        named = [f"{one.name}{_place(one.frame)}" for one in holders[:NAMED]]
+        if len(holders) > NAMED:
+            named.append(f"{len(holders) - NAMED} more")
+        sentence = f"exit: waiting for {', '.join(named)}"
+        if holders[0].thread is not None:
+            sentence += " (not for threads with daemon=True, nor with graceful_threads = False)"
+        return sentence
+
+    def _holders(self) -> list[Holder]:
+        """What is waited for; not empty."""
+        frame = getattr(self._greenlet, "gr_frame", None)  # None while it runs
+        frame = frame or sys._current_frames().get(self._main)
+        if frame is None:
+            return [Holder("an atexit function, or the interpreter itself", None)]
+        *_, outermost = _callers(frame)
+        code = outermost.f_code
+        if code is self._program:
+            return [Holder("code that runs at the exit", frame)]
+        if code.co_name == "_shutdown":  # threading's, or gevent's in its place
+            # Not by enumerate, which takes a lock: gevent's, which is not for a native thread.
+            active = list(threading._active.values())  # type: ignore[attr-defined]
+            executors = getattr(_thread_pools(), "_threads_queues", ())
+            threads = [
+                Holder(_name(thread), _frame(thread.ident), thread)
+                for thread in active
+                if thread in executors or not (thread.daemon or thread is threading.main_thread())
+            ]
+            if threads:
+                return threads
+        name = getattr(code, "co_qualname", code.co_name)  # 3.11 on
+        return [Holder(f"atexit function {outermost.f_globals.get('__name__')}.{name}", frame)]
+
+
+#: This process's exit, once it has begun.
+_begun: Leaving | None = None
+
+
+@atexit.register
+def _last() -> None:
+    """The first to be registered is the last to be called, after the application's own."""
+    if _begun is not None:
+        _begun._finalize()
+
+
+def _let_threads_go() -> None:
+    """Have the interpreter wait for no thread.
+
+    It calls threading._shutdown, which calls what executors have registered, and then joins. A pool
+    of processes has to be told all the same, and waited for: multiprocessing waits for them at
+    exit, and takes down before what they are told by.
+    """
+
+    def shutdown() -> None:
+        joins_threads = getattr(_thread_pools(), "_python_exit", None)
+        for call in reversed(threading._threading_atexits):  # type: ignore[attr-defined]
+            if call.func is not joins_threads:
+                call()
+
+    threading._shutdown = shutdown  # type: ignore[attr-defined]
+
+
+def _thread_pools() -> ModuleType | None:
+    """ThreadPoolExecutor's module: what it joins its threads by, and all of them, are private."""
+    return sys.modules.get("concurrent.futures.thread")
+
+
+def _stderr() -> int:
+    """A descriptor of stderr by which nobody waits for whoever reads it, if there can be one."""
+    try:
+        return os.open("/proc/self/fd/2", os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+    except OSError:
+        return 2  # a socket; another user's
+
+
+def _frame(ident: int | None) -> FrameType | None:
+    """Where a thread stands; under gevent it is a greenlet's number."""
+    frame = sys._current_frames().get(ident or 0)
+    if frame is None and "greenlet" in sys.modules:
+        greenlet: Any = sys.modules["greenlet"].greenlet
+        running = (one for one in gc.get_objects() if isinstance(one, greenlet))
+        frame = next((one.gr_frame for one in running if id(one) == ident), None)
+    return frame
+
+
+def _callers(frame: FrameType) -> Iterator[FrameType]:
+    """`frame` and those that it was called from."""
+    caller: FrameType | None = frame
+    while caller is not None:
+        yield caller
+        caller = caller.f_back
+
+
+def _name(thread: threading.Thread) -> str:
+    kind = type(thread).__name__
+    return f"thread {thread.name!r}" + ("" if kind == "Thread" else f" ({kind})")
+
+
+def _place(frame: FrameType | None) -> str:
+    """Where it is in code that is not Python's own, if it is in such."""
+    if frame is None:
+        return ""
+    theirs = (caller for caller in _callers(frame) if not _is_pythons(caller.f_code.co_filename))
+    frame = next(theirs, frame)
+    return f" at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def _is_pythons(filename: str) -> bool:
+    return filename.startswith((_LIBRARY, "<frozen")) and "site-packages" not in filename
+
+
+def _stack(frame: FrameType | None) -> str:
+    if frame is None:
+        return "  (no Python code)"
+    lines = "".join(traceback.format_stack(frame)).splitlines()
+    return "\n".join(lines[-STACK_LINES:])
