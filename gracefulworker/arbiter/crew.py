@@ -79,6 +79,7 @@ class Crew:
         self._emptied: set[Any] = set()  # listeners in whose queues nobody is left
         self.spawning: Slot | None = None  # of a worker that is built and about to be forked
         self.any_booted = False
+        self.stops = False  # Arbiter.stop has begun: a quick stop comes from SERVING, too
         self.back_off = BackOff()
         self._seats: list[Any] = []  # our workers whose slots have not been folded yet
         self._handover = Handover()
@@ -182,7 +183,7 @@ class Crew:
                 staying.append(worker)
                 continue
             worker.tmp.close()  # stock leaves it open after a failed boot
-            if self.page.phase > Phase.SERVING:
+            if self.page.phase > Phase.SERVING or self.stops:
                 slot.cut += slot.in_flight  # it did not come back to clear this
                 self.totals.fold(slot)
             if slot.drained:

@@ -129,7 +129,6 @@ class Supervisor:
             arbiter, self.broadcast, self.crew, self.listeners, self.configuration
         )
         self.signals = Signals(arbiter, self.shutdown, self.broadcast.nudge)
-        self._stops = False  # Arbiter.stop has begun
         self.crew.state()  # so that the first worker knows how many are expected
         self.configuration.open()
         for name in replaced:
@@ -278,7 +277,7 @@ class Supervisor:
         """Arbiter.kill_worker; a SIGTERM from here is an order, unlike one from elsewhere."""
         if number == signal.SIGTERM:
             self.crew.order_to_retire(self.arbiter.WORKERS.get(pid))
-        if number == signal.SIGKILL and self._stops:
+        if number == signal.SIGKILL and self.crew.stops:
             self.crew.note_killed(pid)
         self.stock.kill_worker(pid, number)
 
@@ -289,11 +288,11 @@ class Supervisor:
                 self.stock.reap_workers()
             except HaltServer as failure:
                 self.crew.fold_gone()
-                if not self._stops and not self.crew.outlives_failed_boot(failure.reason):
+                if not self.crew.stops and not self.crew.outlives_failed_boot(failure.reason):
                     raise
                 continue
             break
-        if self.shutdown.progress.phase > Phase.SERVING or self._stops:
+        if self.shutdown.progress.phase > Phase.SERVING or self.crew.stops:
             self.crew.forget_vanished()
         self.crew.fold_gone()
         if self.shutdown.progress.leaves_reload(self.shutdown.plan):
@@ -303,7 +302,7 @@ class Supervisor:
 
     def stop(self, graceful: bool = True) -> None:
         """Arbiter.stop, which waits for the workers; one that failed to boot has gone, too."""
-        self._stops = True
+        self.crew.stops = True
         self.shutdown.guard_hooks()
         self.stock.stop(graceful)
 
