@@ -311,6 +311,7 @@ class Supervisor:
 
     def begin_lame_duck(self, now: int) -> None:
         if self.page.phase == Phase.SERVING:
+            self.page.delay_ends = now + round(self.schedule.delay * SECOND)
             self.broadcast.begin_lame_duck(now)
         if self.page.phase == Phase.LAME_DUCK:
             # gunicorn uses no timer and no SIGALRM; a fork clears this one.

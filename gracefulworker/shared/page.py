@@ -53,6 +53,10 @@ ASK = signal.SIGURG
 SIZE = 8 * (HEAD_CELLS + SLOTS * SLOT_CELLS)
 NAME = "gracefulworker"
 
+#: What the page begins to say when it is made: anybody can make a file of that name. To be changed
+#: whenever a cell of the head moves, for `gracefulworker drain` may be of another version.
+MAGIC = int.from_bytes(b"gw page1", "big")
+
 
 def _memory() -> mmap.mmap:
     """Shared memory that forked processes inherit; of a name, where the system has such (Linux)."""
@@ -137,6 +141,8 @@ class Page(_Cells):
     term_at = _cell(2)  #: ns of SIGTERM
     drain_at = _cell(3)  #: ns of the end of the delay
     deadline = _cell(4)  #: ns at which workers cut what is left
+    magic = _cell(5)  #: `MAGIC`, in a page that is one
+    delay_ends = _cell(6)  #: ns at which the delay is over at the latest; set as LAME_DUCK begins
     delay_over_at = _cell(8)  #: ns; LAME_DUCK may end, and does at the next SIGTERM
     arbiter = _cell(9)  #: its process id, once it hears signals
     expected = _cell(10)  #: workers that there shall be
@@ -144,10 +150,12 @@ class Page(_Cells):
     complete = _cell(12)  #: as many as expected have been up together; set by whoever sees it
     _used = _cell(13)  #: slots that have ever been taken
 
-    def __init__(self, memory: mmap.mmap | None = None) -> None:
-        """:param memory: another process's page, to be read only."""
-        super().__init__(memoryview(memory or _memory()).cast("q"), 0)
+    def __init__(self, head: bytes | None = None) -> None:
+        """:param head: what another process's page says in its head, to be read only."""
+        super().__init__(memoryview(_memory() if head is None else head).cast("q"), 0)
         self._free: list[int] = []
+        if head is None:
+            self.magic = MAGIC
 
     def head(self) -> memoryview[int]:
         """The cells, of which the first is the phase: the fastest way to ask for it."""
