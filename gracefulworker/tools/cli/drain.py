@@ -345,13 +345,16 @@ def _look_around(opened: contextlib.ExitStack) -> Arbiter:
         if found:
             pids = ", ".join(map(str, sorted(arbiter.pid for arbiter in found)))
             raise DrainError(f"there are several to choose from ({pids}): give --pid or --pidfile")
-    sentence = "no gunicorn that gracefulworker looks after is running here"
+    not_seen = []
     if of_others:
-        sentence += f"; {of_others} processes are other users', and were not looked at"
+        not_seen.append(f"processes of other users: {of_others}")
     if elsewhere:
+        not_seen.append(f"in other containers or cgroups: {elsewhere}")
+    sentence = "no gunicorn that gracefulworker looks after is running here"
+    if not_seen:
         sentence += (
-            f"; {elsewhere} are in other containers or cgroups, and were not looked at: run this"
-            " where the service runs (docker exec, kubectl exec), or give --pid or --pidfile"
+            f" (not looked at: {', '.join(not_seen)}): run this where the service runs, as its user"
+            " (docker exec, kubectl exec), or give --pid or --pidfile"
         )
     raise DrainError(sentence)
 
