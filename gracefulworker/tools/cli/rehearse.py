@@ -192,7 +192,10 @@ async def _main(arguments: argparse.Namespace, plan: Plan, sides: list[Configure
             own = _plan_of(side, plan, arguments.ready_path)
             results.append(await _one(arguments, own, side.worker, console))
     except (NotReady, Unusable, NoNetwork) as error:
-        console.print(f"Cannot rehearse: {error}", style="bold red", markup=False)
+        sentence, *more = str(error).splitlines()
+        console.print(f"Cannot rehearse: {sentence}", style="bold red", markup=False)
+        for line in more:
+            console.print(line, markup=False, soft_wrap=True)
         failed = True
     if results:
         report.show(console, results)

@@ -130,7 +130,8 @@ def _load() -> Configured:
             " them out, as behind a proxy that ends TLS",
         )
     try:
-        worker = cfg.worker_class
+        # Not through Config.__getattr__, which makes an AttributeError into the name itself.
+        worker = type(cfg).worker_class.fget(cfg)
     except (RuntimeError, AttributeError) as error:
         reason = str(error).strip(" \n]").splitlines()[-1]
         return Configured(

@@ -106,14 +106,14 @@ def _clients_table(results: list[Result]) -> Table:
 
 
 def _cell(result: Result, kind: str | None) -> Text:
-    """Losses, what they were, and the statuses of the answers."""
+    """Losses, what they were, and the statuses of the answers (of all, and where not each is 200)."""
     endings = result.journal.endings(kind)
     lost = endings.total() - sum(endings[name] for name in NO_LOSS)
     text = Text(f"{lost} of {endings.total()}", style="red" if lost else "green")
     if lost:
         text.append(f"\n{_in_words(endings)}", style="dim")
-    if statuses := _statuses(result, kind):
-        text.append(f"\nanswers: {statuses}", style="dim")
+    if kind is None or result.journal.statuses(kind).keys() - {200}:
+        text.append(f"\nanswers: {_statuses(result, kind) or 'none'}", style="dim")
     return text
 
 
