@@ -214,15 +214,17 @@ def test_a_configuration_that_cannot_be_rehearsed(rehearse, config, sentence):
 
 def test_what_one_server_has_each_pod_has_for_itself(rehearse, tmp_path):
     """The addresses and files of the service that the user runs stay free, or in other hands."""
+    (tmp_path / "own").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as service:
         rehearsal = rehearse(
+            env={"TMPDIR": str(tmp_path / "own")},
             config=f"""
 worker_class = "subclasses.Gthread"
 graceful_probe_bind = "127.0.0.1:{service.getsockname()[1]}"
 pidfile = {str(tmp_path / "pid")!r}
 raw_env = ["GRACEFUL_REPORT={tmp_path / "report"}"]
 print("a config file may print")
-"""
+""",
         )
         assert rehearsal.end() == 0, rehearsal.said
     rollout = rehearsal.rollout()
@@ -230,6 +232,7 @@ print("a config file may print")
     logs = ["\n".join(line for _, line in pod["log"]) for pod in rollout["pods"]]
     assert len({re.search(r"probes at (http://\S+) ", log)[1] for log in logs}) == len(logs) == 4
     assert not (tmp_path / "pid").exists() and not (tmp_path / "report").exists()
+    assert not list((tmp_path / "own").iterdir()), "nothing is left of the pods' files"
 
 
 @needs_kube_proxy
@@ -282,7 +285,10 @@ def test_a_django_project_with_allowed_hosts(rehearse):
     assert refused.end() == 2
     said = " ".join(refused.said.split())
     assert "GET /: 400, 4 of 4" in said
-    assert "such as Django with its ALLOWED_HOSTS: --header 'Host: NAME'" in said
+    assert (
+        "not know the Host localhost, such as Django with its ALLOWED_HOSTS: --header 'Host: NAME'"
+        in said
+    )
     known = rehearse("--header", "Host: shop.example", *served, **how)
     assert known.end() == 0, known.said
     assert known.rollout()["statuses"].keys() == {"200"}

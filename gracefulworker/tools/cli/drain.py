@@ -179,7 +179,7 @@ class Process:
 
         :raises ProcessLookupError: it has gone.
         """
-        return [int(number) for number in self.status()["NSpid"].split()]
+        return [int(number) for number in self.status().get("NSpid", str(self.pid)).split()]
 
     def owner(self) -> int:
         """The user that it runs as, by number.
@@ -189,11 +189,12 @@ class Process:
         return int(self.status()["Uid"].split()[1])
 
     def is_listening(self) -> bool:
-        """Whether it has a handler for the request.
+        """Whether it has a handler for the request, as far as is known (gVisor does not say).
 
         :raises ProcessLookupError: it has gone.
         """
-        return bool(int(self.status()["SigCgt"], 16) >> (ASK - 1) & 1)
+        caught = self.status().get("SigCgt")
+        return caught is None or bool(int(caught, 16) >> (ASK - 1) & 1)
 
 
 def _stat(pid: int) -> list[bytes]:
@@ -373,11 +374,10 @@ def _by_nearness(processes: dict[int, list[Process]]) -> list[list[Process]]:
 
 
 def _cgroups(pid: str) -> dict[str, str]:
-    """A process's path in each hierarchy of cgroups, see cgroups(7).
-
-    :raises ProcessLookupError: there is no such process.
-    """
-    lines = _read(PROC / pid / "cgroup").decode(errors="replace").splitlines()
+    """A process's path in each hierarchy of cgroups, see cgroups(7); none where there are none."""
+    lines: list[str] = []
+    with contextlib.suppress(ProcessLookupError):
+        lines = _read(PROC / pid / "cgroup").decode(errors="replace").splitlines()
     return {name: path for _, name, path in (line.split(":", 2) for line in lines)}
 
 

@@ -154,13 +154,12 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return UNUSABLE
     try:
-        plan = _plan(arguments)
-        sides = _sides(arguments)
-        _make_room(arguments.connections)
-    except (OSError, ValueError) as error:
-        print(f"gracefulworker rehearse: {error}", file=sys.stderr)
-        return UNUSABLE
-    try:
+        try:
+            plan, sides = _plan(arguments), _sides(arguments)
+            _make_room(arguments.connections)
+        except (OSError, ValueError) as error:
+            print(f"gracefulworker rehearse: {error}", file=sys.stderr)
+            return UNUSABLE
         return asyncio.run(_main(arguments, plan, sides))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("\nInterrupted; all pods are stopped.", file=sys.stderr)

@@ -42,7 +42,7 @@ AGAIN = 0.5
 #: What to add or change for each status, where most of what is asked for is answered so.
 REDIRECTS = (301, 302, 303, 307, 308)
 ADVICE = {
-    400: 'the application may not know the Host "localhost", such as Django with its ALLOWED_HOSTS:'
+    400: "the application may not know the Host {host}, such as Django with its ALLOWED_HOSTS:"
     " --header 'Host: NAME', with a name that it knows",
     401: "it wants a token, a cookie or a password: --header 'Authorization: Bearer TOKEN'",
     403: "it wants a token or a cookie, or to a POST its CSRF token: --header 'Cookie: NAME=VALUE'",
@@ -413,7 +413,8 @@ def _advice(request: Request, answer: Answer) -> str:
     sentence = ADVICE.get(answer.status, "see its log for the reason")
     if answer.status == 400 and request.body:
         sentence += f"; or {WITH_A_BODY}"
-    return sentence
+    host = next(value for name, value in request.fields() if name.lower() == "host")
+    return sentence.replace("{host}", host)
 
 
 async def _arrivals(rng: random.Random, rate: float) -> AsyncIterator[float]:

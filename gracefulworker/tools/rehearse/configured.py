@@ -16,6 +16,8 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 
+from gracefulworker.tools.rehearse.pods import why
+
 #: What is rehearsed when nobody names a worker class.
 DEFAULT_WORKER = "gracefulworker.gthread"
 
@@ -89,8 +91,10 @@ def load(app: str, options: tuple[str, ...], worker: str | None) -> Configured:
     except subprocess.TimeoutExpired:
         raise ValueError(f"the config file has not run to its end in {PATIENCE:g} s") from None
     if done.returncode:
-        said = "\n".join(done.stderr.strip().splitlines()[-LINES:])
-        raise ValueError(f"gunicorn refuses this configuration:\n{said}")
+        lines = done.stderr.strip().splitlines()
+        reason = why(lines)
+        sentence = f"gunicorn refuses this configuration{reason and f': {reason}'}"
+        raise ValueError("\n".join([sentence, *lines[-LINES:]]))
     found = Configured(**json.loads(done.stdout))
     if found.trouble:
         raise ValueError(found.trouble)

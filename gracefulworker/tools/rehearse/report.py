@@ -106,7 +106,7 @@ def _clients_table(results: list[Result]) -> Table:
 
 
 def _cell(result: Result, kind: str | None) -> Text:
-    """Losses, what they were, and the statuses of the answers (of all, and where not each is 200)."""
+    """Losses and what they were; the statuses of all, and of a kind that has others than 200."""
     endings = result.journal.endings(kind)
     lost = endings.total() - sum(endings[name] for name in NO_LOSS)
     text = Text(f"{lost} of {endings.total()}", style="red" if lost else "green")

@@ -125,7 +125,9 @@ class _Rollout:
         self.pods: list[Pod] = []
         self.clients = Clients(plan, service, journal)
         self._tasks: list[asyncio.Task[None]] = []
-        self._files = tempfile.TemporaryDirectory(prefix="gracefulworker-rehearsal-")
+        self._files: tempfile.TemporaryDirectory[str] | None = None
+        if any("{files}" in word for word in plan.command):
+            self._files = tempfile.TemporaryDirectory(prefix="gracefulworker-rehearsal-")
 
     async def run(self) -> Result:
         plan = self.plan
@@ -174,12 +176,14 @@ class _Rollout:
         await self.clients.clean_up()
         for pod in self.pods:
             await pod.clean_up()
-        self._files.cleanup()
+        if self._files is not None:
+            self._files.cleanup()
 
     async def _start(self) -> Pod:
         number = len(self.pods) + 1
         place = await self.service.place(number)
-        place.files = tempfile.mkdtemp(prefix=f"pod{number}-", dir=self._files.name)
+        if self._files is not None:
+            place.files = tempfile.mkdtemp(prefix=f"pod{number}-", dir=self._files.name)
         pod = Pod(f"pod {number}", place, self.journal.now)
         pod.start(self.plan.command)
         self.pods.append(pod)
