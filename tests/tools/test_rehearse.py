@@ -160,6 +160,14 @@ def test_the_end_behind_kube_proxys_rules_leaves_nothing(rehearse):
         (["--header", "Content-Length: 3"], "leave Content-Length to the rehearsal"),
         (["--path", "/broken"], "GET /broken was answered 500 before the rollout"),
         (["--path", "/raises"], "500 before the rollout: LookupError: no such thing as a till"),
+        (
+            ["--path", "/endless", "--timeout", "1"],
+            "within 1 s before the rollout to its end: if it has none, name it with --stream",
+        ),
+        (
+            ["--stream", "/endless", "--timeout", "1", "--", "--threads", "1"],
+            "; GET /endless may hold all threads of a pod: -- --threads 8",
+        ),
         (["--path", "/account"], "302: it redirects to /login: --path PATH, or a --header"),
         (["--path", "/plain"], "--header 'X-Forwarded-Proto: https'"),
         (

@@ -48,6 +48,9 @@ FRAMING = ("connection", "content-length", "expect", "te", "transfer-encoding", 
 #: alive, a client's and the balancer's two ends.
 FILES, FILES_PER_CONNECTION = 1000, 3
 
+#: Requests that are named before they are sent.
+SHOWN = 5
+
 LOST, UNUSABLE, INTERRUPTED = 1, 2, 130
 
 DESCRIPTION = """\
@@ -178,7 +181,8 @@ async def _main(arguments: argparse.Namespace, plan: Plan, sides: list[Configure
     console = Console(highlight=False)
     if arguments.html:
         console.print("The picture will be here:", arguments.html.resolve(), soft_wrap=True)
-    asked = ", ".join(_asked(plan))
+    first, rest = _asked(plan)[:SHOWN], _asked(plan)[SHOWN:]
+    asked = ", ".join([*first, f"and {len(rest)} others"] if rest else first)
     console.print(
         f"This sends real requests ({asked}) to your application, which is started here with this"
         " environment: its database and whatever else it is connected to will see them.",

@@ -59,7 +59,7 @@ WITH_A_BODY = "the body or its type may be wrong: --requests FILE, --header 'Con
 #: tells the time differs then.
 LESSON_GAP = 1.1
 
-
+#: The kind of the clients of a stream that has no end of its own.
 ENDLESS = "endless stream"
 
 
@@ -144,11 +144,14 @@ class Clients:
             for kind in kinds(self._plan)
             for request in kind.requests
         }
+        stream = stream_request(self._plan)
+        # First, so that it shows when there is no thread beside it.
+        ordered = sorted(requests, key=lambda request: request != stream)
         for pause in (0.0, LESSON_GAP):
             await asyncio.sleep(pause)
-            await asyncio.gather(*(self._learn(r, pod) for r in requests for pod in pods))
+            await asyncio.gather(*(self._learn(r, pod) for r in ordered for pod in pods))
             if self._is_endless:
-                requests.discard(stream_request(self._plan))
+                ordered = [request for request in ordered if request != stream]
         if len(pods) == 1:
             self._compared = False
         self._judge_baseline()
@@ -211,10 +214,14 @@ class Clients:
         except Lost as lost:
             raise Broken(f"{request} ended so before the rollout: {lost}", pod) from None
         except asyncio.TimeoutError:
-            if not exchange.status or request != stream_request(self._plan):
-                raise Broken(
-                    f"{request} was not answered within {patience:g} s before the rollout", pod
-                ) from None
+            stream = stream_request(self._plan)
+            if not exchange.status or request != stream:
+                sentence = f"{request} was not answered within {patience:g} s before the rollout"
+                if exchange.status:
+                    sentence += " to its end: if it has none, name it with --stream"
+                elif stream:
+                    sentence += f"; {stream} may hold all threads of a pod: -- --threads 8"
+                raise Broken(sentence, pod) from None
             self._is_endless = True
             answer = Answer(exchange.status, b"")
         else:
