@@ -265,7 +265,8 @@ KeyError: 'DATABASE_URL'
             "django.core.exceptions.ImproperlyConfigured: Set SECRET_KEY",
             "django.core.exceptions.ImproperlyConfigured: Set SECRET_KEY",
         ),
-        ("[2026-11-22 10:43:12 +0000] [7] [INFO] Starting gunicorn 27.0.1", ""),
+        ("Error: gracefulworker.gthread needs gunicorn 24.1", "Error: gracefulworker.gthread"),
+        ("Error handling request /\n[2026-11-22 10:43:12 +0000] [7] [INFO] Starting gunicorn", ""),
     ],
 )
 def test_why_a_pod_did_not_start(text, reason):

@@ -47,8 +47,9 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 #: Lines of its log that are shown of a pod which fails.
 TAIL = 15
 
-#: An exception's last line in a traceback, and the frame in which os.environ does not find a name.
-_RAISED = re.compile(r"^((?:\w+\.)*[A-Z]\w*(?:Error|Exception|Configured|Found|Missing)\b.*)")
+#: An exception's last line in a traceback (or gunicorn's last word), and the frame in which
+#: os.environ does not find a name.
+_RAISED = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Configured|Found|Missing)(?::.*)?)$")
 _IN_ENVIRON = re.compile(r'^  File "(?:.*\bos\.py|<frozen os>)", line \d+, in __getitem__')
 
 
