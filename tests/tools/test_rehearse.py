@@ -210,6 +210,7 @@ def test_a_pod_that_does_not_start_says_why(rehearse, tmp_path, app, text, sente
         ("daemon = True\n", "daemon = True takes a pod away"),
         ("certfile = __file__\n", "the clients here speak plain HTTP"),
         ("graceful_delay = 'soon'\n", "graceful_delay = 'soon' in the config file is not a number"),
+        ("reload = True\n", "reload is on, and there is no delay with it: leave it out"),
         ("import nobody\n", "ModuleNotFoundError: No module named 'nobody'"),
     ],
 )

@@ -80,12 +80,16 @@ def run(arguments: argparse.Namespace) -> int:
         with contextlib.ExitStack() as opened:
             arbiter = _choose(arguments, opened)
             arbiter.signal(ASK)
+            trouble = None
             try:
                 _wait(arbiter, arguments.timeout)
-            finally:
-                # Also when it stands still: it will find the signal when it goes on.
-                if arguments.stop:
-                    arbiter.signal(signal.SIGTERM)
+            except DrainError as error:
+                trouble = error
+            # Also to one that stands still: it will find the signal when it goes on.
+            if arguments.stop:
+                arbiter.signal(signal.SIGTERM)
+            if trouble is not None:
+                raise trouble
     except DrainError as error:
         print(f"gracefulworker drain: {error}", file=sys.stderr)
         return 1

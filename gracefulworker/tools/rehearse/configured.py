@@ -151,6 +151,8 @@ def _load() -> Configured:
     except settings.SettingsError as error:
         if is_ours:
             return Configured(name, trouble=str(error))
+    if read is not None and is_ours and read.reload:
+        return Configured(name, trouble="reload is on, and there is no delay with it: leave it out")
     probe_bind = read is not None and read.probe_bind is not None
     ready_path = read.readiness_path if read is not None and is_ours else None
     if read is not None and is_ours and probe_bind:
