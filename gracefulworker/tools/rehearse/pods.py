@@ -117,7 +117,8 @@ class Pod:
         """Start a server in a session of its own.
 
         In `command`, {bind} stands for the address as gunicorn takes it; a server that takes none
-        of gunicorn's has {host} and {port}.
+        of gunicorn's has {host} and {port}. {probe_bind} is an address for probes alone, {files} a
+        directory of the pod's own.
         """
         listener = self.place.listener
         if listener is not None and "{bind}" not in command:
