@@ -25,7 +25,8 @@ from pathlib import Path
 
 import psutil
 
-from gracefulworker.tools.rehearse.pods import Place, end_with_parent, without_control_socket
+from gracefulworker.tools.rehearse.configured import without_control_socket
+from gracefulworker.tools.rehearse.pods import Place, end_with_parent
 
 ENGINES = ("sync", "gthread", "gevent")
 APP = "benchmarks.app:app"

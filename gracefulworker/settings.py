@@ -347,13 +347,17 @@ def config_names(cfg: Any) -> Mapping[str, object]:
 
 
 def read(
-    cfg: Any, environ: Mapping[str, str], names: Mapping[str, object] | None = None
+    cfg: Any,
+    environ: Mapping[str, str],
+    names: Mapping[str, object] | None = None,
+    options: Mapping[str, str] = MappingProxyType({}),
 ) -> Settings:
     """Read, check and fit the settings of one loaded gunicorn configuration.
 
     :param cfg: gunicorn's `Config`; a HUP makes a new one, so read again then.
     :param environ: the arbiter's environment, in which gunicorn's ``-e`` has its place too.
     :param names: the config file's names; `config_names` when not given.
+    :param options: a command's own options, by the names in `TABLE`; they win over the environment.
     :raises SettingsError: a value out of bounds, a wrong name, or a `graceful_kill_after` that
         leaves no time.
     """
@@ -366,7 +370,10 @@ def read(
         variable = name.upper()
         # Kubernetes manifests and compose files cannot unset a variable, only empty it.
         value: object = environ.get(variable, "").strip() or None
-        if value is not None:
+        if name in options:
+            value = options[name]
+            given[name] = f"--{name.replace('_', '-')} {value}"
+        elif value is not None:
             given[name] = f"{variable}={value} in the environment"
         else:
             value = names.get(name)
@@ -392,7 +399,29 @@ def read(
     kill_after: float | None = values["kill_after"]
     finish, period, said = _fit(cfg, values["delay"], kill_after, given["graceful_kill_after"])
     warnings += said
+    if not reload:
+        warnings += _contradictions(values, finish)
     return Settings(**values, finish=finish, period=period, warnings=tuple(warnings), reload=reload)
+
+
+def _contradictions(values: Mapping[str, Any], finish: float) -> list[str]:
+    """Return a sentence for each time that another one leaves without effect."""
+    delay, quiet = values["delay"], values["quiet"]
+    found = []
+    if quiet and quiet >= delay:
+        found.append(
+            f"graceful_quiet = {quiet:g} s has no effect, because the delay is over before: lower "
+            f"it, or raise graceful_delay ({delay:g} s) above it"
+        )
+    for name in ("first_byte", "idle"):
+        # Its default was chosen by nobody.
+        if values[name] > finish and values[name] != TABLE[PREFIX + name].default:
+            found.append(
+                f"{PREFIX}{name} = {values[name]:g} s is cut short, because the deadline comes "
+                f"{finish:g} s after the delay: lower it, or raise graceful_timeout (and "
+                "graceful_kill_after)"
+            )
+    return found
 
 
 def _judge_paths(values: Mapping[str, Any], given: Mapping[str, str]) -> None:

@@ -60,8 +60,8 @@ def rehearse(tmp_path):
     skip_where_it_cannot_be("gracefulworker.gthread")
     started = []
 
-    def start(*options):
-        started.append(Rehearsal(tmp_path, *options))
+    def start(*options, **how):
+        started.append(Rehearsal(tmp_path, *options, **how))
         return started[-1]
 
     yield start

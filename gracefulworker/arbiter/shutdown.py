@@ -25,7 +25,7 @@ from gracefulworker.arbiter.listeners import ArbiterListeners
 from gracefulworker.arbiter.quiet import Traffic
 from gracefulworker.arbiter.user_code import Overtime, UserCode
 from gracefulworker.arbiter.watch import Watch
-from gracefulworker.phases import EXIT_CUT, Do, ListenerState, Phase, Then
+from gracefulworker.phases import EXIT_CUT, SECOND, Do, ListenerState, Phase, Then
 from gracefulworker.shared.leaving import Leaving
 from gracefulworker.shared.page import Broadcast
 from gracefulworker.shared.unpatched import original
@@ -107,6 +107,7 @@ class Shutdown:
     def _publish(self) -> None:
         at, page = self.progress, self._broadcast.page
         page.term_at = at.lame_duck_at
+        page.delay_ends = at.lame_duck_at + round(self.plan.delay * SECOND)
         page.delay_over_at = at.delay_over_at
         page.drain_at = at.drain_at
         page.deadline = at.deadline

@@ -20,6 +20,7 @@ import mmap
 import os
 import signal
 import threading
+import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import overload
@@ -145,6 +146,8 @@ class Page(Cells):
     term_at = Cell()  #: ns of SIGTERM
     drain_at = Cell()  #: ns of the end of the delay
     deadline = Cell()  #: ns at which workers cut what is left
+    magic = Cell()  #: `MAGIC`, in a page that is one
+    delay_ends = Cell()  #: ns at which the delay is over at the latest; set as LAME_DUCK begins
     delay_over_at = Cell()  #: ns; LAME_DUCK may end, and does at the next SIGTERM
     arbiter = Cell()  #: its process id, once it hears signals
     expected = Cell()  #: workers that there shall be
@@ -152,10 +155,16 @@ class Page(Cells):
     complete = Cell()  #: as many as expected have been up together; set by whoever sees it
     _slots_used = Cell()  #: slots that have ever been taken
 
-    def __init__(self, memory: mmap.mmap | None = None) -> None:
-        """:param memory: another process's page, to be read only."""
-        super().__init__(memoryview(memory or _memory()).cast("q"), 0)
+    def __init__(self, head: bytes | None = None) -> None:
+        """:param head: what another process's page says in its head, to be read only."""
+        super().__init__(memoryview(_memory() if head is None else head).cast("q"), 0)
         self._free: list[int] = []
+        if head is None:
+            self.magic = MAGIC
+
+    def is_one(self) -> bool:
+        """Whether this is a page, and of this version: anybody can make a file of that name."""
+        return self.magic == MAGIC and self.cells[0] in list(Phase)
 
     def head(self) -> memoryview[int]:
         """The cells, of which the first is the phase: the fastest way to ask for it."""
@@ -216,6 +225,11 @@ class Page(Cells):
 
 
 _PHASES = tuple(Phase)
+
+#: What a page says of itself. It follows from the names and the order of the head's cells, for
+#: `gracefulworker drain` may be of another version.
+_NAMES = " ".join(name for name, value in vars(Page).items() if isinstance(value, Cell))
+MAGIC = int.from_bytes(b"gw", "big") << 32 | zlib.crc32(_NAMES.encode())
 
 
 class Bell:

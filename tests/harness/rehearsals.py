@@ -26,7 +26,7 @@ SHORT = ["--pods", "2", "--lag", "0.6", "--warm-up", "0.3", "--rate", "40", "--c
 SHORT += ["--idle-limit", "0.7"]  # less than the delay, or a request may cross a close
 DELAY = "1"
 
-COMMAND = [sys.executable, "-m", "gracefulworker", "rehearse", "rehearsed:app"]
+COMMAND = [sys.executable, "-m", "gracefulworker", "rehearse"]
 PASSED_ON = ["--chdir", str(HERE), "--threads", "8", "--keep-alive", "75"]
 
 #: How long a whole short rehearsal may take on a slow machine.
@@ -50,17 +50,30 @@ needs_kube_proxy = pytest.mark.skipif(
 
 
 class Rehearsal:
-    """A short rehearsal, as a user would start it."""
+    """A short rehearsal, as a user would start it.
 
-    def __init__(self, tmp_path: Path, *options: str) -> None:
+    :param config: the text of a config file.
+    """
+
+    def __init__(
+        self,
+        tmp_path: Path,
+        *options: str,
+        app: str = "rehearsed:app",
+        config: str | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.json = tmp_path / "out.json"
         self.html = tmp_path / "out.html"
         self.mark = f"REHEARSAL_UNDER_TEST={uuid.uuid4()}"
         name, _, value = self.mark.partition("=")
         files = ["--json", str(self.json), "--html", str(self.html)]
         before, passed_on = self._split(options)
+        if config is not None:
+            (tmp_path / "config.py").write_text(config)
+            passed_on[:0] = ["-c", str(tmp_path / "config.py")]
         self.process = subprocess.Popen(
-            [*COMMAND, *SHORT, *files, *before, "--", *PASSED_ON, *passed_on],
+            [*COMMAND, app, *SHORT, *files, *before, "--", *PASSED_ON, *passed_on],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -71,6 +84,7 @@ class Rehearsal:
                 "PYTHONUNBUFFERED": "1",
                 "PYTHONDEVMODE": "",  # that is for the tests, and not for the pods
                 "GRACEFUL_DELAY": DELAY,
+                **(env or {}),
             },
         )
         self.said = ""

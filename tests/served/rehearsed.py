@@ -1,8 +1,11 @@
 """An application that boots fast, for rehearsals."""
 
 import itertools
+import json
 import os
 import time
+
+import gracefulworker
 
 SPOILT = itertools.count()
 
@@ -13,6 +16,16 @@ def app(environ, start_response):
     if path == "/broken":
         start_response("500 Internal Server Error", [("Content-Length", "0")])
         return []
+    if path == "/raises":
+        raise LookupError("no such thing as a till")
+    if path == "/api":
+        return api(environ, body, start_response)
+    if path in LEADS_TO:
+        start_response("302 Found", [("Content-Length", "0"), ("Location", LEADS_TO[path])])
+        return []
+    if path in ("/events", "/endless"):
+        start_response("200 OK", [("Content-Type", "text/event-stream")])
+        return events(lambda: path == "/events" and gracefulworker.draining())
     if path == "/missing":
         start_response("404 Not Found", [("Content-Length", "0")])
         return []
@@ -29,6 +42,29 @@ def app(environ, start_response):
         return drops()
     start_response("200 OK", [("Content-Length", str(len(body))), ("Content-Type", "text/plain")])
     return [body]
+
+
+#: Where those lead to who have not logged in, or come without TLS.
+LEADS_TO = {"/account": "/login", "/plain": "https://shop.example/plain"}
+
+
+def api(environ, body, start_response):
+    """Wants a token, and JSON that is called so."""
+    status = "200 OK"
+    if environ.get("HTTP_AUTHORIZATION") != "Bearer open sesame":
+        status = "401 Unauthorized"
+    elif environ.get("CONTENT_TYPE") != "application/json":
+        status = "415 Unsupported Media Type"
+    elif "item" not in json.loads(body):
+        status = "422 Unprocessable Content"
+    start_response(status, [("Content-Length", "0")])
+    return []
+
+
+def events(are_over):
+    while not are_over():
+        yield b"data: tick\n\n"
+        time.sleep(0.1)
 
 
 def drops():

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import uuid
+from pathlib import Path
 
 import pytest
-from harness import Storm, assert_clean, assert_within, now
+from harness import Server, Storm, assert_clean, assert_within, now
 
+from gracefulworker.shared.page import Page
 from gracefulworker.tools import cli
+from gracefulworker.tools.cli.drain import _is_within
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux's /proc")
 
@@ -128,20 +134,65 @@ def test_with_quiet_it_returns_early(serve, drain):
     assert_within(0.6, now(), began, "the delay")
 
 
+# -- one that stands still
+
+
+@pytest.mark.parametrize("timeout", (None, "0.2"))
+def test_it_gives_up_when_the_main_process_stands_still(serve, drain, monkeypatch, timeout):
+    monkeypatch.setattr("gracefulworker.tools.cli.drain.PATIENCE", 0.2)
+    server = serve("gracefulworker.sync", delay=0.1)
+    server.signal(signal.SIGSTOP)
+    status, said = drain("--pid", server.pid, *(["--timeout", timeout] if timeout else []))
+    assert status == 1
+    form = rf"process {server.pid} has not heard of it in [\d.]+ s: it is stopped \(SIGSTOP"
+    assert re.search(form, said)
+    server.signal(signal.SIGCONT)
+    assert server.wait_log("^lame duck: drain request")
+
+
+def test_it_gives_up_when_the_delay_does_not_end(serve, monkeypatch, capsys):
+    monkeypatch.setattr("gracefulworker.tools.cli.drain.PATIENCE", 0.2)
+    server = serve("gracefulworker.sync", delay=0.1)
+    server.signal(signal.SIGURG)
+    server.wait_log("^lame duck")
+    # As if it had been stopped within the delay.
+    monkeypatch.setattr(Page, "delay_over_at", 0)
+    assert cli.main(["drain", "--pid", str(server.pid)]) == 1
+    said = capsys.readouterr().err
+    assert "has not ended its delay after" in said and "its main thread stands still" in said
+
+
+def test_a_timeout_shorter_than_the_delay(serve, drain):
+    server = serve("gracefulworker.sync", delay=60)
+    status, said = drain("--pid", server.pid, "--timeout", "0.2")
+    assert status == 1
+    assert re.search(r"goes on for 5\d\.\d s more, which is longer than --timeout allows", said)
+    with pytest.raises(SystemExit):
+        drain("--timeout", "0")
+
+
+def test_stop_is_for_one_that_stands_still_too(serve, drain):
+    server = serve("gracefulworker.sync", delay=0.1)
+    server.signal(signal.SIGSTOP)
+    assert drain("--pid", server.pid, "--timeout", "0.1", "--stop")[0] == 1
+    server.signal(signal.SIGCONT)
+    assert_clean(server)
+
+
 # -- whom it finds
 
 
 def only(monkeypatch, tmp_path, *pids):
     """A /proc with these processes only: the machine has other people's services."""
-    for pid in pids:
+    for pid in {*pids, os.getpid()}:
         (tmp_path / str(pid)).symlink_to(f"/proc/{pid}")
-    (tmp_path / "self").symlink_to("/proc/self")
+    (tmp_path / "self").symlink_to(str(os.getpid()))
     monkeypatch.setattr("gracefulworker.tools.cli.drain.PROC", tmp_path)
 
 
 def test_it_looks_for_the_arbiter(serve, drain, monkeypatch, tmp_path):
     server = serve("gracefulworker.gthread", workers=2, delay=0.1)
-    only(monkeypatch, tmp_path, os.getpid(), server.pid, *server.worker_pids)
+    only(monkeypatch, tmp_path, server.pid, *server.worker_pids)
     assert drain() == (0, "")
     assert server.grep("^lame duck")
 
@@ -199,3 +250,175 @@ def test_elsewhere_it_says_what_it_needs(drain, monkeypatch, tmp_path):
     monkeypatch.setattr("gracefulworker.tools.cli.drain.PROC", tmp_path)
     status, said = drain()
     assert status == 1 and "this needs Linux" in said
+
+
+#: Holds pages that are none, and is asked for nothing; the arguments name the kinds. "perfect" is
+#: all that a gunicorn of ours shows, of another user.
+PRETENDER = """
+import ctypes, os, signal, sys
+from gracefulworker.shared.page import HEAD_CELLS, NAME, Page
+for kind in sys.argv[1:]:
+    fd = os.memfd_create(NAME)
+    if kind == "empty":
+        continue
+    os.ftruncate(fd, 8 * HEAD_CELLS if kind != "short" else 8)
+    if kind == "nonsense":
+        os.pwrite(fd, b"\\xff" * 8 * HEAD_CELLS, 0)
+if "perfect" in sys.argv:
+    os.setgid(65534), os.setuid(65534)
+    ctypes.CDLL(None).prctl(4, 1)  # PR_SET_DUMPABLE, as after an exec
+    page = Page()  # its name shows among the mappings' descriptors
+    page.arbiter = os.getpid()
+    signal.signal(signal.SIGURG, lambda *_: print("asked", flush=True))
+print("pretends", flush=True)
+while True:
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def pretend():
+    """Starts somebody who pretends; all are gone when the test is over."""
+    processes = []
+
+    def start(*kinds):
+        process = subprocess.Popen(
+            [sys.executable, "-c", PRETENDER, *kinds],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        assert process.stdout.readline() == "pretends\n"
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_files_of_the_same_name_are_not_taken_for_a_page(
+    serve, drain, pretend, monkeypatch, tmp_path
+):
+    server = serve("gracefulworker.sync", delay=0.1)
+    other = pretend("empty", "short", "zeros", "nonsense")
+    only(monkeypatch, tmp_path, server.pid, other.pid)
+    assert drain() == (0, "")
+    assert server.grep("^lame duck")
+    status, said = drain("--pid", other.pid)
+    assert status == 1 and "is no gunicorn that gracefulworker looks after" in said
+
+
+@pytest.fixture
+def cgroup():
+    """A cgroup below our own, in some hierarchy: its directory."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        for name in (names or "unified", "."):
+            directory = Path("/sys/fs/cgroup", name, path.lstrip("/"), f"gw-{uuid.uuid4().hex}")
+            if (directory.parent / "cgroup.procs").exists() and os.access(
+                directory.parent, os.W_OK
+            ):
+                directory.mkdir()
+                yield directory
+                directory.rmdir()
+                return
+    pytest.skip("there is no cgroup that may be made here")
+
+
+def drain_within(cgroup, *arguments):
+    """The command in a container's cgroup, with the machine's own /proc."""
+    script = 'echo $$ > "$0"/cgroup.procs && exec "$@"'
+    command = [sys.executable, "-m", "gracefulworker", "drain", *arguments]
+    done = subprocess.run(
+        ["sh", "-c", script, str(cgroup), *command], capture_output=True, text=True
+    )
+    return done.returncode, done.stderr
+
+
+def test_it_looks_in_its_own_container_only(serve, cgroup):
+    theirs = serve("gracefulworker.sync")
+    status, said = drain_within(cgroup)
+    assert status == 1
+    assert "(not looked at: " in said and "in other containers or cgroups: " in said
+    ours = serve("gracefulworker.sync", delay=0.1)
+    for pid in (ours.pid, *ours.worker_pids):
+        (cgroup / "cgroup.procs").write_text(str(pid))
+    assert drain_within(cgroup) == (0, "")
+    assert ours.grep("^lame duck") and not theirs.grep("^lame duck")
+    ours.close()  # before its cgroup
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a second user")
+def test_another_user_cannot_come_between_root_and_its_own(serve, pretend, cgroup):
+    server = serve("gracefulworker.sync", delay=0.1)
+    other = pretend("perfect")
+    for pid in (other.pid, server.pid, *server.worker_pids):
+        (cgroup / "cgroup.procs").write_text(str(pid))
+    assert drain_within(cgroup) == (0, "")
+    assert server.grep("^lame duck")
+    server.signal(signal.SIGTERM)
+    server.wait_gone()
+    # Now that there is nobody else, root acts for that user: images give root up for gunicorn.
+    status, said = drain_within(cgroup, "--timeout", "0.1")
+    assert status == 1 and f"process {other.pid} has not heard of it" in said
+    assert other.stdout.readline() == "asked\n"
+    other.kill()
+    other.wait()  # before its cgroup
+
+
+@pytest.mark.parametrize(
+    ("theirs", "answer"),
+    [
+        ({"": "/a"}, True),
+        ({"": "/a/b"}, True),
+        ({"": "/ab"}, False),
+        ({"": "/"}, False),
+        ({"": "/../c"}, False),
+        ({"": "/a", "pids": "/a"}, False),
+    ],
+)
+def test_within_a_cgroup(theirs, answer):
+    assert _is_within(theirs, {"": "/a"}) is answer
+    assert _is_within({"": "/../c"}, {"": "/"}) is False, "a neighbour, from a cgroup namespace"
+
+
+class Contained(Server):
+    """In a PID namespace of its own, where gunicorn is PID 1."""
+
+    def _command(self, command):
+        return ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *command], []
+
+    @property
+    def arbiter(self):
+        return int(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text())
+
+
+@pytest.fixture
+def contained(request):
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root and unshare")
+    server = Contained("gracefulworker.sync", delay=0.1)
+    request.node.servers = [server]
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+def test_a_container_is_drained_from_inside(contained, drain, monkeypatch, tmp_path):
+    pid = contained.arbiter
+    status, said = drain("--pid", pid)
+    assert status == 1
+    assert f"process {pid} is in a container of its own, where its number is 1" in said
+    only(monkeypatch, tmp_path, pid)
+    status, said = drain()
+    assert status == 1 and "in other containers or cgroups: 1)" in said
+    enter = ["nsenter", f"--target={pid}", "--pid"]
+    command = [sys.executable, "-m", "gracefulworker", "drain"]
+    outside = subprocess.run([*enter, *command], capture_output=True, text=True)
+    assert outside.returncode == 1
+    assert "the /proc here is that of another PID namespace" in outside.stderr
+    inside = subprocess.run([*enter, "--mount", *command], capture_output=True, text=True)
+    assert (inside.returncode, inside.stderr) == (0, "")
+    assert contained.wait_log("^lame duck: drain request")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +16,8 @@ from hypothesis import strategies as st
 from gracefulworker.settings import Settings
 from gracefulworker.tools import cli
 from gracefulworker.tools.cli.plan import WIDTH, picture
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -44,13 +49,85 @@ def test_defaults(plan):
         "SIGKILL    |                                                           X"
         "| at  30.0\n"
         "\n"
-        "terminationGracePeriodSeconds: 30\n"
+        "terminationGracePeriodSeconds: needs at least 30, you set nothing: 30 is assumed,"
+        " Kubernetes' default\n"
     )
 
 
 def test_chosen_graceful_timeout_needs_a_period(plan):
     _, out, _ = plan("--graceful-timeout", "85", "--graceful-delay", "20")
-    assert out.endswith("\nterminationGracePeriodSeconds: 106\n")
+    assert "\nterminationGracePeriodSeconds: needs at least 106, you set nothing: say it in" in out
+
+
+def test_what_is_needed_stands_beside_what_is_set(plan):
+    given = ["--graceful-timeout", "30", "--graceful-delay", "20", "--graceful-kill-after", "90"]
+    _, out, _ = plan(*given)
+    assert "needs at least 51, you set 90 (graceful_kill_after)\n" in out
+    status, out, err = plan(*given, "--graceful-quiet", "20", "--format", "json")
+    assert (status, err) == (0, "")
+    assert json.loads(out) == {
+        "schema": 1,
+        "draining": 20.0,
+        "deadline": 50.0,
+        "needed": 51,
+        "kill_after": 90.0,
+        "assumed": None,
+        "warnings": [
+            "graceful_quiet = 20 s has no effect, because the delay is over before: lower it, or"
+            " raise graceful_delay (20 s) above it"
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--graceful-quiet", "5"], "graceful_quiet = 5 s has no effect"),
+        (["--graceful-idle", "40"], "graceful_idle = 40 s is cut short"),
+        (["--graceful-first-byte", "25"], "graceful_first_byte = 25 s is cut short"),
+    ],
+)
+def test_settings_that_contradict_each_other(plan, arguments, sentence):
+    """The same sentence is logged at the start of a service."""
+    status, _, err = plan(*arguments)
+    assert status == 0
+    assert err.startswith(f"warning: {sentence}")
+
+
+def test_the_start_says_it_too(serve):
+    server = serve("gracefulworker.sync", delay=1, env={"GRACEFUL_QUIET": "2"})
+    line = server.wait_log("^graceful_quiet = 2 s has no effect, because the delay is over before")
+    assert line.level == "WARNING"
+
+
+def test_a_switch_may_be_given_alone(plan):
+    for options in (["--graceful-sigint"], ["--graceful-sigint", "off"]):
+        assert plan(*options)[::2] == (0, "")
+
+
+@pytest.mark.parametrize("options", ([], ["-u"]))  # flushed at its end, and line by line
+def test_a_reader_that_leaves_is_no_news(options):
+    read_fd, write_fd = os.pipe()
+    os.close(read_fd)
+    command = [sys.executable, *options, "-m", "gracefulworker", "plan"]
+    ran = subprocess.run(command, cwd=ROOT, stdout=write_fd, stderr=subprocess.PIPE, text=True)
+    os.close(write_fd)
+    assert (ran.returncode, ran.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import shop_settings\n", "ModuleNotFoundError: No module named 'shop_settings'"),
+        ("import os\nos.environ['DATABASE_URL']\n", "KeyError: 'DATABASE_URL'"),
+    ],
+)
+def test_a_config_that_needs_the_service_is_told_where_to_run(plan, tmp_path, text, reason):
+    (tmp_path / "gunicorn.conf.py").write_text(text)
+    status, out, err = plan()
+    assert (status, out) == (2, "")
+    assert reason in err
+    assert "run this in the service's own environment, such as `kubectl exec POD -- " in err
 
 
 def test_sources_that_name_each_other(plan, tmp_path, monkeypatch):
@@ -87,7 +164,7 @@ def test_warning(plan):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--graceful-kill-after", "6"], "leaves no time to finish requests"),
+        (["--graceful-kill-after", "6"], "--graceful-kill-after 6 leaves no time to finish"),
         (["--graceful-timeout", "soon"], "graceful_timeout = 'soon' is refused by gunicorn"),
         (["-c", "none.py"], "the config file none.py cannot be run: FileNotFoundError"),
     ],
@@ -133,4 +210,5 @@ def test_picture_is_to_scale(delay, finish, spare):
     lame_duck = bars[1].count("=")
     end = period or read.needed
     assert abs(lame_duck - WIDTH * delay / end) <= 0.5 + 1e-6
-    assert int(needed.split(": ")[1]) >= delay + finish + 1 - 0.001
+    (least,) = re.findall(r"needs at least (\d+)", needed)
+    assert int(least) >= delay + finish + 1 - 0.001

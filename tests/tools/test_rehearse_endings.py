@@ -14,8 +14,8 @@ from gracefulworker.tools.cli.rehearse import read_requests
 from gracefulworker.tools.rehearse.balancer import Balancer
 from gracefulworker.tools.rehearse.journal import Close, Ending, Exchange, Journal, slept_through
 from gracefulworker.tools.rehearse.kubeproxy import _rules
-from gracefulworker.tools.rehearse.pods import Place, Pod
-from gracefulworker.tools.rehearse.wire import Connection, Direct, Lost, Request
+from gracefulworker.tools.rehearse.pods import Place, Pod, why
+from gracefulworker.tools.rehearse.wire import Connection, Direct, Lost, Request, content_type
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CLOSING = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
@@ -192,10 +192,10 @@ def test_an_established_connection_stays_with_a_pod_that_is_no_endpoint_any_more
     assert asyncio.run(run()) == ["old", "new"]
 
 
-def test_everything_but_ok_is_a_loss():
+def test_everything_but_ok_and_left_is_a_loss():
     for ending in Ending:
         exchange = Exchange("test", "GET /", 0.0, 0.0, ending=ending, status=503)
-        assert exchange.lost is (ending is not Ending.OK)
+        assert exchange.lost is (ending not in (Ending.OK, Ending.LEFT))
     assert exchange.label == "wrong answer"
     assert Exchange("test", "", 0.0, 0.0, ending=Ending.SERVER_ERROR, status=503).label == "503"
 
@@ -206,6 +206,72 @@ def test_requests_from_a_file():
     for wrong in ("", "# nothing", "get /", "GET", "GET cart"):
         with pytest.raises(ValueError):
             read_requests(wrong)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b'{"item": 1}', "application/json"),
+        (b"[1, 2]", "application/json"),
+        (b"1", "application/octet-stream"),
+        (b"a=1&b%5B%5D=2", "application/x-www-form-urlencoded"),
+        (b"a=1 b=2", "application/octet-stream"),
+        (b"\xff\x00", "application/octet-stream"),
+    ],
+)
+def test_the_type_of_a_body(body, kind):
+    assert content_type(body) == kind
+    assert ("Content-Type", kind) in Request("POST", "/", body).fields()
+
+
+def test_header_fields_of_the_users_own():
+    own = (("host", "shop.example"), ("Content-Type", "text/csv"), ("Cookie", "a=1"))
+    fields = Request("POST", "/", b"a=1", own).fields()
+    assert [field for field in fields if field[0].lower() in ("host", "content-type")] == [*own[:2]]
+    assert ("Content-Length", "3") in fields and ("Cookie", "a=1") in fields
+    assert [name for name, _ in Request("GET", "/", headers=own).fields()] == [
+        "User-Agent",
+        "host",
+        "Cookie",
+    ], "of nothing there is no type"
+
+
+TRACEBACK = """\
+[2026-11-22 10:43:12 +0000] [7] [ERROR] Exception in worker process
+Traceback (most recent call last):
+  File "/shop/app.py", line 3, in <module>
+    URL = {source}
+  File "{frame}", line 679, in __getitem__
+    raise KeyError(key) from None
+KeyError: 'DATABASE_URL'
+[2026-11-22 10:43:12 +0000] [7] [INFO] Worker exiting (pid: 7)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            TRACEBACK.format(source="os.environ['DATABASE_URL']", frame="<frozen os>"),
+            "the variable DATABASE_URL is not set: set it for this command",
+        ),
+        (
+            TRACEBACK.format(source="os.environ['DATABASE_URL']", frame="/usr/lib/python3/os.py"),
+            "the variable DATABASE_URL is not set: set it for this command",
+        ),
+        (TRACEBACK.format(source="URLS['DATABASE_URL']", frame="/x/urls.py"), "KeyError: 'DATA"),
+        ("ModuleNotFoundError: No module named 'shop'", "ModuleNotFoundError: No module named"),
+        (
+            "django.core.exceptions.ImproperlyConfigured: Set SECRET_KEY",
+            "django.core.exceptions.ImproperlyConfigured: Set SECRET_KEY",
+        ),
+        ("Error: gracefulworker.gthread needs gunicorn 24.1", "Error: gracefulworker.gthread"),
+        ("Error handling request /\n[2026-11-22 10:43:12 +0000] [7] [INFO] Starting gunicorn", ""),
+    ],
+)
+def test_why_a_pod_did_not_start(text, reason):
+    found = why(text.splitlines())
+    assert found.startswith(reason) and bool(found) == bool(reason)
 
 
 def test_the_rules_are_those_of_kube_proxy():

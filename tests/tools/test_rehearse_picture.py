@@ -68,6 +68,7 @@ def rollout(worker, gate):
         "lost": lost,
         "clean": not lost,
         "endings": {name: n for name, n in endings.items() if n},
+        "statuses": {"200": endings["ok"]},
         "pods": pods,
         "connections": connections,
     }
@@ -112,6 +113,7 @@ def test_the_verdicts(page):
     assert text(page, ".verdict.clean b") == "0 lost"
     assert text(page, ".verdict.lossy b") == f"{LOST} lost"
     assert "30 refused, 30 truncated" in text(page, ".verdict.lossy small")
+    assert text(page, ".verdict.lossy .statuses") == f"; answers: {PODS * CONNECTIONS - LOST} x 200"
 
 
 def test_one_file_that_needs_nothing_else(page):

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+
+#: The exit status when whoever reads our output has gone, as a shell gives it for SIGPIPE.
+NOBODY_READS = 141
 
 #: Each subcommand and what `gracefulworker --help` says of it.
 COMMANDS: dict[str, str] = {
@@ -36,8 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             if subparser.get_default("passed_on") is not None:
                 given, passed_on = _split(given)
                 subparser.set_defaults(passed_on=passed_on)
-    arguments = parser.parse_args(given)
-    return int(arguments.run(arguments))
+    try:
+        try:
+            arguments = parser.parse_args(given)
+            return int(arguments.run(arguments))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end, and would say what is no news: `... | head -1`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOBODY_READS
 
 
 def _split(given: list[str]) -> tuple[list[str], list[str]]:

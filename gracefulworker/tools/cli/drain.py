@@ -4,27 +4,39 @@ For Kubernetes' `preStop.exec` and for scripts: the SIGTERM that follows begins 
 
 The arbiter's shared page is a file in memory whose name shows in /proc, and which only processes
 of the same service have: so the page tells whether a process is supervised by us, which of them is
-the arbiter, and in which phase it is. What may be changed here: how an arbiter is found, and what
-is said. The page is only read; what is asked of the arbiter is asked with a signal.
+the arbiter, and in which phase it is. Anybody can make a file of that name, so nothing of it is
+believed before the rest fits: the page's first words, the process that it names, that process's
+user, and that it listens to the signal. The page is copied out and never mapped, as its owner may
+cut it short. It is only read; what is asked of the arbiter is asked with a signal.
+
+"Here" is the container that this runs in: the processes of its PID namespace and of its cgroups.
+What may be changed here: how an arbiter is found, and what is said.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import mmap
+import errno
+import math
 import os
 import signal
+import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from gracefulworker.phases import Phase
-from gracefulworker.shared.page import ASK, NAME, SIZE, Page
+from gracefulworker.phases import SECOND, Phase
+from gracefulworker.shared.page import ASK, HEAD_CELLS, NAME, Page
 
 #: Seconds between two looks at the phase.
 STEP = 0.02
+
+#: Seconds that the arbiter is given to hear the request, and to end the delay when it is over. Only
+#: one that stands still takes as long: it is asked in a signal handler.
+PATIENCE = 10.0
 
 PROC = Path("/proc")
 
@@ -34,10 +46,17 @@ class DrainError(Exception):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments: which arbiter, and whether to stop it."""
+    """Add the arguments: which arbiter, how long to wait, and whether to stop it."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--pid", type=int, help="gunicorn's main process; else it is looked for")
     which.add_argument("--pidfile", type=Path, metavar="FILE", help="gunicorn's --pid FILE")
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="S",
+        help="give up after so many seconds (default: when the delay should have been over for"
+        f" {PATIENCE:g} s)",
+    )
     parser.add_argument(
         "--stop",
         action="store_true",
@@ -45,57 +64,219 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Begin the delay and wait for its end; 1 when there is nobody to drain."""
+def _seconds(text: str) -> float:
     try:
-        pid, page = _choose(arguments)
-        with _asking(pid):
-            os.kill(pid, ASK)
-            _wait(pid, page)
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+    return seconds
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Begin the delay and wait for its end; 1 when there is nobody to drain, or it stands still."""
+    try:
+        with contextlib.ExitStack() as opened:
+            arbiter = _choose(arguments, opened)
+            arbiter.signal(ASK)
+            trouble = None
+            try:
+                _wait(arbiter, arguments.timeout)
+            except DrainError as error:
+                trouble = error
+            # Also to one that stands still: it will find the signal when it goes on.
             if arguments.stop:
-                os.kill(pid, signal.SIGTERM)
+                arbiter.signal(signal.SIGTERM)
+            if trouble is not None:
+                raise trouble
     except DrainError as error:
         print(f"gracefulworker drain: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-@contextlib.contextmanager
-def _asking(pid: int) -> Iterator[None]:
-    """:raises DrainError: when the process has gone meanwhile, or is another user's."""
+def _wait(arbiter: Arbiter, timeout: float | None) -> None:
+    """Wait until the delay is over.
+
+    :raises DrainError: the arbiter has gone before, or time is over.
+    """
+    began = time.monotonic()
+    while True:
+        page = arbiter.page()
+        if page.phase >= Phase.DRAINING or page.delay_over_at:
+            return
+        if timeout is not None:
+            until = began + timeout
+        elif page.phase == Phase.SERVING:
+            until = began + PATIENCE
+        else:
+            until = page.delay_ends / SECOND + PATIENCE
+        if time.monotonic() > until:
+            raise DrainError(_stands_still(arbiter, page, time.monotonic() - began))
+        time.sleep(STEP)
+
+
+def _stands_still(arbiter: Arbiter, page: Page, waited: float) -> str:
+    left = (page.delay_ends - time.monotonic_ns()) / SECOND
+    if page.phase == Phase.SERVING:
+        what = f"process {arbiter.pid} has not heard of it in {waited:.1f} s"
+    elif left > 0:
+        return (
+            f"the delay of process {arbiter.pid} goes on for {left:.1f} s more, which is longer"
+            " than --timeout allows"
+        )
+    else:
+        what = f"process {arbiter.pid} has not ended its delay after {waited:.1f} s"
+    if arbiter.state() in ("T", "t"):
+        return f"{what}: it is stopped (SIGSTOP, or a debugger); SIGCONT lets it go on"
+    return f"{what}: its main thread stands still, in a function of the config file perhaps"
+
+
+# Processes
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process as /proc shows it; `started` tells it from a later one of the same number."""
+
+    pid: int
+    started: bytes
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """:raises ProcessLookupError: there is none, or only what is left of it."""
+        process = cls(pid, _stat(pid)[19])
+        if process.has_gone():
+            raise ProcessLookupError
+        return process
+
+    @property
+    def directory(self) -> Path:
+        return PROC / str(self.pid)
+
+    def state(self) -> str:
+        """R, S, D, T and so on, see proc(5).
+
+        :raises ProcessLookupError: it has gone.
+        """
+        return _stat(self.pid)[0].decode()
+
+    def has_gone(self) -> bool:
+        """Whether it has ended, also if its parent has not looked yet."""
+        try:
+            fields = _stat(self.pid)
+        except ProcessLookupError:
+            return True
+        return fields[0] in (b"Z", b"X") or fields[19] != self.started
+
+    def status(self) -> dict[str, str]:
+        """/proc/PID/status by its names.
+
+        :raises ProcessLookupError: it has gone.
+        """
+        lines = _read(self.directory / "status").decode(errors="replace").splitlines()
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+    def numbers(self) -> list[int]:
+        """Its process id here, and then those in the PID namespaces below, the innermost last.
+
+        :raises ProcessLookupError: it has gone.
+        """
+        return [int(number) for number in self.status().get("NSpid", str(self.pid)).split()]
+
+    def owner(self) -> int:
+        """The user that it runs as, by number.
+
+        :raises ProcessLookupError: it has gone.
+        """
+        return int(self.status()["Uid"].split()[1])
+
+    def is_listening(self) -> bool:
+        """Whether it has a handler for the request, as far as is known (gVisor does not say).
+
+        :raises ProcessLookupError: it has gone.
+        """
+        caught = self.status().get("SigCgt")
+        return caught is None or bool(int(caught, 16) >> (ASK - 1) & 1)
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the state on.
+
+    :raises ProcessLookupError: there is no such process.
+    """
+    return _read(PROC / str(pid) / "stat").rpartition(b")")[2].split()
+
+
+def _read(path: Path) -> bytes:
     try:
-        yield
-    except ProcessLookupError:
-        raise DrainError(f"process {pid} has gone before the delay was over") from None
-    except PermissionError:
-        raise _not_ours(pid) from None
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessLookupError from None
+
+
+@dataclass(frozen=True)
+class Arbiter:
+    """A process that is gunicorn's main one, under our supervision."""
+
+    process: Process
+    descriptor: int  #: of its page
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def page(self) -> Page:
+        """What its page says now.
+
+        :raises DrainError: it has gone, or has spoilt its page.
+        """
+        page = _read_page(self.descriptor)
+        if self.process.has_gone():
+            raise DrainError(f"process {self.pid} has gone before the delay was over")
+        if page is None:
+            raise DrainError(f"process {self.pid} has spoilt its page: nobody knows its phase")
+        return page
+
+    def state(self) -> str:
+        with contextlib.suppress(ProcessLookupError):
+            return self.process.state()
+        return "X"
+
+    def signal(self, number: signal.Signals) -> None:
+        """:raises DrainError: it has gone, or is another user's."""
+        try:
+            if self.process.has_gone():
+                raise ProcessLookupError
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            raise DrainError(f"process {self.pid} has gone before the delay was over") from None
+        except PermissionError:
+            raise _not_ours(self.pid) from None
 
 
 def _not_ours(pid: int) -> DrainError:
     return DrainError(f"process {pid} is another user's: run this as that user")
 
 
-def _wait(pid: int, page: Page) -> None:
-    """Wait until the delay is over.
-
-    :raises ProcessLookupError: the arbiter has gone before.
-    """
-    while page.phase < Phase.DRAINING and not page.delay_over_at:
-        if _is_dead(pid):
-            raise ProcessLookupError
-        time.sleep(STEP)
-
-
 # Which arbiter
 
 
-def _choose(arguments: argparse.Namespace) -> tuple[int, Page]:
+def _choose(arguments: argparse.Namespace, opened: contextlib.ExitStack) -> Arbiter:
     if not (PROC / "self" / "fd").is_dir():
         raise DrainError("this needs Linux, and its /proc: send SIGTERM instead")
-    pid = arguments.pid
+    if os.readlink(PROC / "self") != str(os.getpid()):
+        raise DrainError(
+            "the /proc here is that of another PID namespace: mount one of this namespace, or run"
+            " this in the container itself, with docker exec or kubectl exec"
+        )
     if arguments.pidfile is not None:
         pid = _read_pidfile(arguments.pidfile)
-    return _look_around() if pid is None else _look_at(pid)
+        return _look_at(pid, f"process {pid} (so says {arguments.pidfile})", opened)
+    if arguments.pid is not None:
+        return _look_at(arguments.pid, f"process {arguments.pid}", opened)
+    return _look_around(opened)
 
 
 def _read_pidfile(path: Path) -> int:
@@ -105,96 +286,165 @@ def _read_pidfile(path: Path) -> int:
         raise DrainError(f"there is no process id in {path}: {error}") from None
 
 
-def _look_at(pid: int) -> tuple[int, Page]:
+def _look_at(pid: int, name: str, opened: contextlib.ExitStack) -> Arbiter:
     """The arbiter that the user has named."""
     try:
-        page = _find_page(pid)
+        process = Process.of(pid)
+        numbers = process.numbers()
+        if len(numbers) > 1:
+            raise DrainError(
+                f"{name} is in a container of its own, where its number is {numbers[-1]}: run this"
+                " in there, with docker exec or kubectl exec"
+            )
+        command = process.status()["Name"]
+        arbiter, others = _find_page(process, opened)
     except ProcessLookupError:
-        raise DrainError(f"there is no process {pid}") from None
+        raise DrainError(f"there is no {name}") from None
     except PermissionError:
         raise _not_ours(pid) from None
-    if page is None:
+    if arbiter is not None:
+        return arbiter
+    if others:
         raise DrainError(
-            f"process {pid} ({_name(pid)}) is no gunicorn that gracefulworker looks after: start it"
-            " with -k gracefulworker.gthread, .sync or .gevent, or with gracefulworker.hooks"
+            f"{name} is not gunicorn's main process: that is {others[0]}"
+            if others[0]
+            else f"{name} is still starting"
         )
-    if page.arbiter != pid:
-        raise DrainError(
-            f"process {pid} is not gunicorn's main process: that is {page.arbiter}"
-            if page.arbiter
-            else f"process {pid} is still starting"
-        )
-    return pid, page
+    raise DrainError(
+        f"{name} ({command}) is no gunicorn that gracefulworker looks after: start it with -k"
+        " gracefulworker.gthread, .sync or .gevent, or with gracefulworker.hooks"
+    )
 
 
-def _look_around() -> tuple[int, Page]:
-    """The only arbiter that is running."""
-    found: list[tuple[int, Page]] = []
-    hidden = 0
+def _look_around(opened: contextlib.ExitStack) -> Arbiter:
+    """The only arbiter that is running in this container, or the only one of the nearest user."""
+    processes: dict[int, list[Process]] = {}  # by user
+    of_others = elsewhere = 0
+    here = _cgroups("self")
     for entry in PROC.iterdir():
         if not entry.name.isdigit():
             continue
-        pid = int(entry.name)
-        try:
-            page = _find_page(pid)
-        except ProcessLookupError:
-            continue
-        except PermissionError:
-            hidden += 1
-            continue
-        if page is not None and page.arbiter == pid:
-            found.append((pid, page))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        pids = ", ".join(str(pid) for pid, _ in sorted(found, key=lambda each: each[0]))
-        raise DrainError(f"there are several to choose from ({pids}): give --pid or --pidfile")
-    others = f" ({hidden} processes are other users', and were not looked at)" if hidden else ""
-    raise DrainError(f"no gunicorn that gracefulworker looks after is running here{others}")
+        with contextlib.suppress(ProcessLookupError):
+            process = Process.of(int(entry.name))
+            owner = process.owner()
+            if len(process.numbers()) > 1 or not _is_within(_cgroups(entry.name), here):
+                elsewhere += 1
+            elif os.geteuid() in (0, owner):
+                processes.setdefault(owner, []).append(process)
+            else:
+                of_others += 1
+    for group in _by_nearness(processes):
+        found = []
+        for process in group:
+            try:
+                arbiter, _ = _find_page(process, opened)
+            except ProcessLookupError:
+                continue
+            except PermissionError:
+                of_others += 1
+                continue
+            if arbiter is not None:
+                found.append(arbiter)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            pids = ", ".join(map(str, sorted(arbiter.pid for arbiter in found)))
+            raise DrainError(f"there are several to choose from ({pids}): give --pid or --pidfile")
+    not_seen = []
+    if of_others:
+        not_seen.append(f"processes of other users: {of_others}")
+    if elsewhere:
+        not_seen.append(f"in other containers or cgroups: {elsewhere}")
+    sentence = "no gunicorn that gracefulworker looks after is running here"
+    if not_seen:
+        sentence += (
+            f" (not looked at: {', '.join(not_seen)}): run this where the service runs, as its user"
+            " (docker exec, kubectl exec), or give --pid or --pidfile"
+        )
+    raise DrainError(sentence)
 
 
-def _name(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return (PROC / str(pid) / "comm").read_text().strip()
-    return "?"
+def _by_nearness(processes: dict[int, list[Process]]) -> list[list[Process]]:
+    """Our own processes, those of the user that PID 1 runs as, and then all others'.
+
+    Root acts for anybody. But where the service is root's, or that of the container's own user,
+    nobody else can come between by pretending to be a gunicorn.
+    """
+    nearest = [os.geteuid()]
+    with contextlib.suppress(ProcessLookupError):
+        nearest.append(Process.of(1).owner())
+    groups = [processes.pop(owner, []) for owner in nearest]
+    return [*groups, [process for group in processes.values() for process in group]]
+
+
+def _cgroups(pid: str) -> dict[str, str]:
+    """A process's path in each hierarchy of cgroups, see cgroups(7); none where there are none."""
+    lines: list[str] = []
+    with contextlib.suppress(ProcessLookupError):
+        lines = _read(PROC / pid / "cgroup").decode(errors="replace").splitlines()
+    return {name: path for _, name, path in (line.split(":", 2) for line in lines)}
+
+
+def _is_within(theirs: Mapping[str, str], ours: Mapping[str, str]) -> bool:
+    """Whether each of their cgroups is ours, or below it."""
+    return theirs.keys() == ours.keys() and all(
+        f"{theirs[name]}/".startswith(f"{path.rstrip('/')}/") and "/.." not in theirs[name]
+        for name, path in ours.items()
+    )
 
 
 # The page
 
 
-def _find_page(pid: int) -> Page | None:
-    """The page that the process has, None if it has none.
+def _find_page(process: Process, opened: contextlib.ExitStack) -> tuple[Arbiter | None, list[int]]:
+    """The process as an arbiter, if it is one; else those that its pages name (0: none yet).
 
-    :raises ProcessLookupError: there is no such process, or only what is left of it.
+    :raises ProcessLookupError: it has gone.
     :raises PermissionError: it is another user's.
     """
-    process = PROC / str(pid)
+    others = []
     try:
-        owner = process.stat()
+        owner = process.directory.stat()
         with _acting_as(owner.st_uid, owner.st_gid):
-            for descriptor in (process / "fd").iterdir():
-                with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                    if os.readlink(descriptor).startswith(f"/memfd:{NAME} "):
-                        return _read_page(descriptor)
+            for entry in (process.directory / "fd").iterdir():
+                descriptor = _open_page(entry)
+                if descriptor is None:
+                    continue
+                page = _read_page(descriptor)
+                if page is not None and page.arbiter == process.pid and process.is_listening():
+                    opened.callback(os.close, descriptor)
+                    return Arbiter(process, descriptor), []
+                os.close(descriptor)
+                if page is not None:
+                    others.append(page.arbiter)
     except FileNotFoundError:
         raise ProcessLookupError from None
-    if _is_dead(pid):
-        raise ProcessLookupError
+    return None, others
+
+
+def _open_page(entry: Path) -> int | None:
+    """A descriptor, if that of the other process is called like a page."""
+    try:
+        if os.readlink(entry).startswith(f"/memfd:{NAME} "):
+            # It may be something else by now, on which an open would block.
+            return os.open(entry, os.O_RDONLY | os.O_NONBLOCK)
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # closed meanwhile
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # a socket by now
+            raise
     return None
 
 
-def _read_page(path: Path) -> Page:
-    with open(path, "rb") as file:
-        return Page(mmap.mmap(file.fileno(), SIZE, prot=mmap.PROT_READ))
-
-
-def _is_dead(pid: int) -> bool:
-    """Whether it has ended, also if its parent has not looked yet."""
-    try:
-        state = (PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state in (b"Z", b"X")
+def _read_page(descriptor: int) -> Page | None:
+    """What the page says now; None when it is none of ours, or of another version."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return None
+    head = os.pread(descriptor, 8 * HEAD_CELLS, 0)
+    if len(head) < 8 * HEAD_CELLS:
+        return None
+    page = Page(head)
+    return page if page.is_one() else None
 
 
 @contextlib.contextmanager

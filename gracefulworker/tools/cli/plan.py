@@ -1,12 +1,14 @@
 """`gracefulworker plan`: the timeline of a shutdown, to scale, and the period that it needs.
 
 It reads what gunicorn would read here: the config file, GUNICORN_CMD_ARGS and GRACEFUL_* in the
-environment; its own options win. What may be changed here: the picture.
+environment; its own options win. What may be changed here: the picture. The fields of
+``--format json`` are an interface; a change that breaks it raises `SCHEMA`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +17,16 @@ from typing import Any
 from gracefulworker import settings
 from gracefulworker.phases import Phase
 from gracefulworker.tools import configuration
+
+#: Of the output of ``--format json``.
+SCHEMA = 1
+
+#: What is said when the config file cannot be run here.
+ELSEWHERE = (
+    "it is run here as gunicorn runs it, so it needs what the service has: run this in the"
+    " service's own environment, such as `kubectl exec POD -- gracefulworker plan` or"
+    " `docker run --rm --entrypoint gracefulworker IMAGE plan`"
+)
 
 #: Characters from SIGTERM to SIGKILL.
 WIDTH = 60
@@ -33,12 +45,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         kind = row.metadata["kind"]
         if isinstance(kind, settings.Function):
             continue
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            metavar=kind.unit.upper() or "YES",
-            help=kind.meaning,
-            type=_checked(kind),
-        )
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(kind, settings.Switch):
+            parser.add_argument(
+                flag, metavar="no", help=kind.meaning, type=_checked(kind), nargs="?", const="yes"
+            )
+        else:
+            parser.add_argument(
+                flag, metavar=kind.unit.upper(), help=kind.meaning, type=_checked(kind)
+            )
+    parser.add_argument("--format", choices=("text", "json"), default="text")
 
 
 def _checked(kind: Any) -> Callable[[str], str]:
@@ -57,23 +73,31 @@ def _checked(kind: Any) -> Callable[[str], str]:
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan; 2 when the settings would stop the start."""
     try:
-        read = _read(arguments)
+        read, warnings = _read(arguments)
     except (configuration.ConfigFileError, settings.SettingsError) as error:
-        print(f"gracefulworker plan: {error}", file=sys.stderr)
+        sentence = f"gracefulworker plan: {error}"
+        cause = error.__cause__
+        if cause is not None and not isinstance(cause, (FileNotFoundError, SyntaxError)):
+            sentence += f"; {ELSEWHERE}"
+        print(sentence, file=sys.stderr)
         return 2
-    for warning in read.warnings:
+    if arguments.format == "json":
+        print(json.dumps(as_json(read, warnings), indent=2))
+        return 0
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(picture(read))
     return 0
 
 
-def _read(arguments: argparse.Namespace) -> settings.Settings:
+def _read(arguments: argparse.Namespace) -> tuple[settings.Settings, list[str]]:
+    """The settings, and what there is to say about them and the rest of the configuration."""
     options: dict[str, str] = {}
     for name in settings.TABLE:
         value = getattr(arguments, name, None)
         if value is not None:
-            options[name.upper()] = value
-    environ = {**os.environ, **options}
+            options[name] = value
+    environ = dict(os.environ)
     given = []
     if arguments.config is not None:
         given.append(f"--config={arguments.config}")
@@ -86,12 +110,36 @@ def _read(arguments: argparse.Namespace) -> settings.Settings:
     names = configuration.load_names(location, environ) if location else {}
     loaded = configuration.load(given, environ, names)
     environ.update(loaded.cfg.env)
-    environ.update(options)
+    warnings = []
     for _, is_fatal, sentence in loaded.mistakes:
         if is_fatal:
             raise configuration.ConfigFileError(sentence)
-        print(f"warning: {sentence}", file=sys.stderr)
-    return settings.read(loaded.cfg, environ, names)
+        warnings.append(sentence)
+    read = settings.read(loaded.cfg, environ, names, options)
+    return read, [*warnings, *read.warnings]
+
+
+def as_json(read: settings.Settings, warnings: list[str]) -> dict[str, Any]:
+    """The plan for programs, times in seconds after SIGTERM."""
+    return {
+        "schema": SCHEMA,
+        "draining": read.delay,
+        "deadline": read.delay + read.finish,
+        "needed": read.needed,
+        "kill_after": read.kill_after,
+        "assumed": read.period if read.kill_after is None else None,
+        "warnings": warnings,
+    }
+
+
+def _needs(read: settings.Settings) -> str:
+    """What the platform must give from SIGTERM to SIGKILL, beside what it was said to give."""
+    needs = f"terminationGracePeriodSeconds: needs at least {read.needed}"
+    if read.kill_after is not None:
+        return f"{needs}, you set {read.kill_after:g} (graceful_kill_after)"
+    if read.period is not None:
+        return f"{needs}, you set nothing: {read.period:g} is assumed, Kubernetes' default"
+    return f"{needs}, you set nothing: say it in graceful_kill_after too, and all is fitted into it"
 
 
 def picture(read: settings.Settings) -> str:
@@ -114,5 +162,5 @@ def picture(read: settings.Settings) -> str:
         bar = " " * left + "=" * (right - left)
         lines.append(f"{name:11}|{bar:{WIDTH}}| {begin:5.1f} to {finish:5.1f}  {meaning}")
     lines.append(f"{'SIGKILL':11}|{'X':>{column(kill)}}{'':{WIDTH - column(kill)}}| at {kill:5.1f}")
-    lines += ["", f"terminationGracePeriodSeconds: {read.needed}"]
+    lines += ["", _needs(read)]
     return "\n".join(lines)

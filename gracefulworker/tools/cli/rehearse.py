@@ -17,12 +17,14 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from gracefulworker.tools.rehearse.configured import Configured
     from gracefulworker.tools.rehearse.plan import Plan
     from gracefulworker.tools.rehearse.rollout import Result, Service
 
@@ -39,9 +41,15 @@ NOT_PASSED_ON = ("-b", "--bind", "-k", "--worker-class", "-D", "--daemon")
 #: The stock workers that ours are called after.
 ENGINES = ("sync", "gthread", "gevent")
 
+#: Header fields that say how a message is sent, or what becomes of its connection.
+FRAMING = ("connection", "content-length", "expect", "te", "transfer-encoding", "upgrade")
+
 #: Open files: of pods, pipes and the connections that are used once; and for each that is kept
 #: alive, a client's and the balancer's two ends.
 FILES, FILES_PER_CONNECTION = 1000, 3
+
+#: Requests that are named before they are sent.
+SHOWN = 5
 
 LOST, UNUSABLE, INTERRUPTED = 1, 2, 130
 
@@ -59,9 +67,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-k",
         "--worker-class",
-        default="gracefulworker.gthread",
         metavar="NAME",
-        help="the worker class on our side (default: %(default)s)",
+        help="the worker class on our side (default: that of gunicorn's config file, else"
+        " gracefulworker.gthread)",
     )
     parser.add_argument(
         "--against",
@@ -77,7 +85,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _number(rollout, "--warm-up", float, 2.0, 0, 60, "of load before the first pod is replaced")
     _number(rollout, "--grace", float, 30.0, 0, 900, "from SIGTERM to SIGKILL")
     rollout.add_argument(
-        "--ready-path", default="/", metavar="PATH", help="the readiness probe's (default: /)"
+        "--ready-path",
+        metavar="PATH",
+        help="the readiness probe's (default: as graceful_readiness_path and graceful_probe_bind"
+        " say, else /)",
     )
     _number(rollout, "--ready-within", float, 30.0, 0.1, 600, "until a new pod must be ready")
     rollout.add_argument(
@@ -109,10 +120,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--requests",
         type=Path,
         metavar="FILE",
-        help="what is asked for instead: a METHOD, a path and perhaps a body on each line",
+        help="what is asked for instead: a METHOD, a path and perhaps a body on each line; a body"
+        " is sent as JSON or as a form if it looks like one",
+    )
+    load.add_argument(
+        "--header",
+        action="append",
+        type=_header,
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="sent with each request, such as 'Host: shop.example' (repeatable)",
     )
     load.add_argument("--slow", metavar="PATH", help="a path whose answer takes a second or more")
-    load.add_argument("--stream", metavar="PATH", help="a path whose answer comes in pieces")
+    load.add_argument(
+        "--stream",
+        metavar="PATH",
+        help="a path whose answer comes in pieces, also without an end",
+    )
     load.add_argument("--upload", metavar="PATH", help="a path that takes a POST of 64 KiB")
     load.add_argument(
         "--any-body",
@@ -133,19 +157,19 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return UNUSABLE
     try:
-        plan, workers = _plan(arguments), _workers(arguments)
-        _make_room(arguments.connections)
-    except (OSError, ValueError) as error:
-        print(f"gracefulworker rehearse: {error}", file=sys.stderr)
-        return UNUSABLE
-    try:
-        return asyncio.run(_main(arguments, plan, workers))
+        try:
+            plan, sides = _plan(arguments), _sides(arguments)
+            _make_room(arguments.connections)
+        except (OSError, ValueError) as error:
+            print(f"gracefulworker rehearse: {error}", file=sys.stderr)
+            return UNUSABLE
+        return asyncio.run(_main(arguments, plan, sides))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("\nInterrupted; all pods are stopped.", file=sys.stderr)
         return INTERRUPTED
 
 
-async def _main(arguments: argparse.Namespace, plan: Plan, workers: list[str]) -> int:
+async def _main(arguments: argparse.Namespace, plan: Plan, sides: list[Configured]) -> int:
     from rich.console import Console
 
     from gracefulworker.tools.rehearse import picture, report
@@ -157,13 +181,24 @@ async def _main(arguments: argparse.Namespace, plan: Plan, workers: list[str]) -
     console = Console(highlight=False)
     if arguments.html:
         console.print("The picture will be here:", arguments.html.resolve(), soft_wrap=True)
+    first, rest = _asked(plan)[:SHOWN], _asked(plan)[SHOWN:]
+    asked = ", ".join([*first, f"and {len(rest)} others"] if rest else first)
+    console.print(
+        f"This sends real requests ({asked}) to your application, which is started here with this"
+        " environment: its database and whatever else it is connected to will see them.",
+        markup=False,
+    )
     results: list[Result] = []
     failed = False
     try:
-        for worker in workers:
-            results.append(await _one(arguments, plan, worker, console))
+        for side in sides:
+            own = _plan_of(side, plan, arguments.ready_path)
+            results.append(await _one(arguments, own, side.worker, console))
     except (NotReady, Unusable, NoNetwork) as error:
-        console.print(f"Cannot rehearse: {error}", style="bold red", markup=False)
+        sentence, *more = str(error).splitlines()
+        console.print(f"Cannot rehearse: {sentence}", style="bold red", markup=False)
+        for line in more:
+            console.print(line, markup=False, soft_wrap=True)
         failed = True
     if results:
         report.show(console, results)
@@ -176,6 +211,23 @@ async def _main(arguments: argparse.Namespace, plan: Plan, workers: list[str]) -
     if failed:
         return UNUSABLE
     return 0 if results[0].clean else LOST
+
+
+def _asked(plan: Plan) -> list[str]:
+    """Each method and path that will be asked for."""
+    gets = [f"GET {path}" for path in (plan.slow, plan.stream) if path]
+    posts = [f"POST {plan.upload}"] if plan.upload else []
+    return list(dict.fromkeys([*(f"{m} {path}" for m, path, _ in plan.paths), *gets, *posts]))
+
+
+def _plan_of(side: Configured, plan: Plan, ready_path: str | None) -> Plan:
+    """The plan for one worker class: the same but for the pods' command and their probe."""
+    return replace(
+        plan,
+        command=side.command(plan.app, plan.options),
+        ready_path=ready_path or side.ready_path or "/",
+        ready_at_probes=not ready_path and side.is_ours and side.probe_bind,
+    )
 
 
 async def _one(arguments: argparse.Namespace, plan: Plan, worker: str, console: Console) -> Result:
@@ -207,18 +259,32 @@ async def _one(arguments: argparse.Namespace, plan: Plan, worker: str, console: 
             counter.cancel()
 
 
-def _workers(arguments: argparse.Namespace) -> list[str]:
-    """Our side, and what it is held against.
+def _sides(arguments: argparse.Namespace) -> list[Configured]:
+    """Our side, and what it is held against: each as gunicorn would start it.
 
-    :raises ValueError: nobody knows which worker class is stock beside it.
+    :raises ValueError: one of them would not start, or nobody knows which worker class is stock
+        beside ours.
     """
-    ours: str = arguments.worker_class
-    if arguments.against != "stock":
-        return [ours, arguments.against] if arguments.against else [ours]
-    engine = "gthread" if ours == "gracefulworker" else re.split("[.#]", ours)[-1]
-    if engine not in ENGINES:
-        raise ValueError(f"--against stock: name the class that is beside {ours}, such as gthread")
-    return [ours, engine]
+    from gracefulworker.tools.rehearse import configured
+
+    options = tuple(arguments.passed_on)
+    ours = configured.load(arguments.app, options, arguments.worker_class)
+    against = arguments.against
+    if not against:
+        return [ours]
+    if against == "stock":
+        if not ours.is_ours:
+            raise ValueError(
+                f"--against stock: {ours.worker} is no worker class of gracefulworker: give one"
+                " with -k, such as gracefulworker.gthread"
+            )
+        worker = ours.worker
+        against = "gthread" if worker == "gracefulworker" else re.split("[.#]", worker)[-1]
+        if against not in ENGINES:
+            raise ValueError(
+                f"--against stock: name the class that is beside {worker}, such as gthread"
+            )
+    return [ours, configured.load(arguments.app, options, against)]
 
 
 def _make_room(connections: int) -> None:
@@ -277,9 +343,9 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         connections=arguments.connections,
         idle_limit=arguments.idle_limit,
         timeout=arguments.timeout,
-        ready_path=arguments.ready_path,
         ready_within=arguments.ready_within,
         paths=paths,
+        headers=tuple(arguments.header),
         slow=arguments.slow,
         stream=arguments.stream,
         upload=arguments.upload,
@@ -304,6 +370,19 @@ def read_requests(text: str) -> tuple[tuple[str, str, bytes], ...]:
     if not found:
         raise ValueError("there is no request in the file")
     return tuple(found)
+
+
+def _header(text: str) -> tuple[str, str]:
+    """NAME: VALUE, as curl's -H takes it."""
+    name, colon, value = text.partition(":")
+    name, value = name.strip(), value.strip()
+    if not colon or not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not 'NAME: VALUE'")
+    if not value.isprintable():
+        raise argparse.ArgumentTypeError(f"{name}'s value has characters that no header may have")
+    if name.lower() in FRAMING:
+        raise argparse.ArgumentTypeError(f"leave {name} to the rehearsal")
+    return name, value
 
 
 def _stop_on_signals() -> None:

@@ -6,6 +6,7 @@ after another as a Deployment does it; each request's ending is noted. One modul
     report.py      the result as a table and as JSON
     picture.py     the same as a picture (picture.html)
     rollout.py     the order of events, with everything below in its hands
+    configured.py  gunicorn's configuration, and the command of a pod
     balancer.py    a Service in user space: a TCP balancer, works anywhere
     kubeproxy.py   a Service as kube-proxy makes it: namespaces and iptables rules (Linux, root)
     pods.py        one pod: a gunicorn process from its start to its exit

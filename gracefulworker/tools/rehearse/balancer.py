@@ -16,6 +16,7 @@ import contextlib
 import random
 import socket
 import struct
+import sys
 from collections.abc import Coroutine
 
 from gracefulworker.tools.rehearse.pods import Place, Pod
@@ -35,6 +36,7 @@ class Balancer:
         self._pods: dict[int, str] = {}  # the client's port -> its pod
         self._refused: set[int] = set()  # the same ports
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reserved: list[socket.socket] = []
 
     async def __aenter__(self) -> Balancer:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -48,12 +50,37 @@ class Balancer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._listener.close()
+        for reserved in self._reserved:
+            reserved.close()
 
     async def place(self, number: int) -> Place:
         """A port of loopback for one more pod; it is bound here, so that nobody else takes it."""
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
-        return Place(listener.getsockname(), f"fd://{listener.fileno()}", listener=listener)
+        probes = self._reserve()
+        return Place(
+            listener.getsockname(),
+            f"fd://{listener.fileno()}",
+            listener=listener,
+            probes=probes,
+            probe_bind=f"{probes[0]}:{probes[1]}",
+        )
+
+    def _reserve(self) -> tuple[str, int]:
+        """A port for a pod's probes, which binds it itself.
+
+        On Linux it is kept bound here: with SO_REUSEADDR on both sides that hinders the pod no
+        more than it lets others in, as long as nobody listens.
+        """
+        reserved = socket.socket()
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        address: tuple[str, int] = reserved.getsockname()
+        if sys.platform == "linux":
+            self._reserved.append(reserved)
+        else:
+            reserved.close()
+        return address
 
     async def add(self, pod: Pod) -> None:
         self._endpoints.append(pod)

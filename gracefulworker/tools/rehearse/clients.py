@@ -36,13 +36,43 @@ PIECES = 5
 
 UPLOAD_SIZE = 64 * 1024
 
+#: Seconds until a client whose endless stream was ended connects again.
+AGAIN = 0.5
+
+#: What to add or change for each status, where most of what is asked for is answered so.
+REDIRECTS = (301, 302, 303, 307, 308)
+ADVICE = {
+    400: "the application may not know the Host {host}, such as Django with its ALLOWED_HOSTS:"
+    " --header 'Host: NAME', with a name that it knows",
+    401: "it wants a token, a cookie or a password: --header 'Authorization: Bearer TOKEN'",
+    403: "it wants a token or a cookie, or to a POST its CSRF token: --header 'Cookie: NAME=VALUE'",
+    404: "it is not there: --path PATH, or --requests FILE, with what is",
+    405: "it takes other methods: --requests FILE, with METHOD PATH BODY on each line",
+    406: "it answers with other types: --header 'Accept: application/json'",
+    415: "it takes bodies of another type: --header 'Content-Type: application/json'",
+    422: "it takes other bodies: --requests FILE, with METHOD PATH BODY on each line",
+    429: "it limits who asks too often: lower --rate and --connections, or lift the limit",
+}
+WITH_A_BODY = "the body or its type may be wrong: --requests FILE, --header 'Content-Type: TYPE'"
+
 #: Seconds between the two times at which everything is asked for before the rollout: a body that
 #: tells the time differs then.
 LESSON_GAP = 1.1
 
+#: The kind of the clients of a stream that has no end of its own.
+ENDLESS = "endless stream"
+
 
 class Unusable(Exception):
     """The application cannot be rehearsed with; the argument is a sentence."""
+
+
+class Broken(Unusable):
+    """Its own code fails; `address` is the pod's whose log says how."""
+
+    def __init__(self, sentence: str, address: tuple[str, int]) -> None:
+        super().__init__(sentence)
+        self.address = address
 
 
 @dataclass(frozen=True)
@@ -56,7 +86,11 @@ class Kind:
 
 
 def plain_requests(plan: Plan) -> tuple[Request, ...]:
-    return tuple(Request(method, path, body) for method, path, body in plan.paths)
+    return tuple(Request(*asked, headers=plan.headers) for asked in plan.paths)
+
+
+def stream_request(plan: Plan) -> Request | None:
+    return Request("GET", plan.stream, headers=plan.headers) if plan.stream else None
 
 
 def kinds(plan: Plan) -> list[Kind]:
@@ -70,12 +104,12 @@ def kinds(plan: Plan) -> list[Kind]:
         Kind("late speaker", plain, rare, SILENCE),
     ]
     if plan.slow:
-        found.append(Kind("slow answer", (Request("GET", plan.slow),), rare))
-    if plan.stream:
-        found.append(Kind("stream", (Request("GET", plan.stream),), rare))
+        found.append(Kind("slow answer", (Request("GET", plan.slow, headers=plan.headers),), rare))
+    if stream := stream_request(plan):
+        found.append(Kind("stream", (stream,), rare))
     if plan.upload:
         body = random.Random(plan.seed).randbytes(UPLOAD_SIZE)
-        request = Request("POST", plan.upload, body, body_pieces=PIECES, pause=pause)
+        request = Request("POST", plan.upload, body, plan.headers, body_pieces=PIECES, pause=pause)
         found.append(Kind("slow upload", (request,), rare))
     return found
 
@@ -87,7 +121,10 @@ class Clients:
         self._plan, self._service, self._journal = plan, service, journal
         self._answers: dict[tuple[str, str], list[Answer]] = {}
         self._compared = plan.same_body
+        self._is_endless = False  # the plan's stream
+        self._ending = False  # nothing new is asked for
         self._sources: list[asyncio.Task[None]] = []
+        self._subscribers: list[asyncio.Task[None]] = []
         self._asking: set[asyncio.Task[None]] = set()
         self._trouble: BaseException | None = None
         self._pools: list[list[Connection]] = []
@@ -96,32 +133,68 @@ class Clients:
         """Ask each pod for everything before the rollout; later answers are held against these.
 
         Twice: what differs between two moments or two pods is not compared later. Of a single pod
-        nobody knows what differs.
+        nobody knows what differs. A stream that has begun and does not end is one without an end.
 
         :param pods: their addresses.
         :returns: sentences on what will not be noticed.
-        :raises Unusable: a request fails when nothing has happened yet.
+        :raises Unusable: a request fails when nothing has happened yet, or hardly any succeeds.
         """
         requests = {
             replace(request, head_pieces=1, body_pieces=1, pause=0.0)
             for kind in kinds(self._plan)
             for request in kind.requests
         }
+        stream = stream_request(self._plan)
+        # First, so that it shows when there is no thread beside it.
+        ordered = sorted(requests, key=lambda request: request != stream)
         for pause in (0.0, LESSON_GAP):
             await asyncio.sleep(pause)
-            await asyncio.gather(*(self._learn(r, pod) for r in requests for pod in pods))
+            await asyncio.gather(*(self._learn(r, pod) for r in ordered for pod in pods))
+            if self._is_endless:
+                ordered = [request for request in ordered if request != stream]
         if len(pods) == 1:
             self._compared = False
+        self._judge_baseline()
         return self._reservations()
+
+    def _judge_baseline(self) -> None:
+        """Whether most of what is asked for most often succeeds.
+
+        :raises Unusable: with the statuses, and what to add.
+        """
+        requests = plain_requests(self._plan)
+        answers = {r: self._answers[r.method, r.path] for r in requests}
+        failed = {r: [a for a in found if not a.is_success] for r, found in answers.items()}
+        share = sum(len(failed[r]) / len(answers[r]) for r in answers) / len(answers)
+        if share <= 0.5:
+            return
+        lines = [
+            "most of what is asked for is not answered with success before the rollout, so that it"
+            " would show nothing"
+        ]
+        advice = {}
+        for request, found in failed.items():
+            for status in sorted({answer.status for answer in found}):
+                count = sum(answer.status == status for answer in found)
+                lines.append(f"  {request}: {status}, {count} of {len(answers[request])}")
+            for answer in found:
+                advice[answer.status] = _advice(request, answer)
+        lines += [f"  {status}: {sentence}" for status, sentence in sorted(advice.items())]
+        raise Unusable("\n".join(lines))
 
     def _reservations(self) -> list[str]:
         missing, differing = [], []
         for (method, path), answers in sorted(self._answers.items()):
-            if any(answer.status >= 400 for answer in answers):
+            if not all(answer.is_success for answer in answers):
                 missing.append(f"{method} {path} ({max(answer.status for answer in answers)})")
             if self._compared and len({answer.body for answer in answers}) > 1:
                 differing.append(f"{method} {path}")
         found = []
+        if self._is_endless:
+            found.append(
+                f"GET {self._plan.stream} has no end of its own in {self._plan.timeout:g} s: its"
+                " clients read until their pod ends it, and then connect again"
+            )
         if missing:
             found.append(f"not a success before the rollout: {', '.join(missing)}")
         if differing:
@@ -139,36 +212,63 @@ class Clients:
             connection = await asyncio.wait_for(connecting, patience)
             answer = await asyncio.wait_for(connection.ask(request, exchange), patience)
         except Lost as lost:
-            raise Unusable(f"{request} ended so before the rollout: {lost}") from None
+            raise Broken(f"{request} ended so before the rollout: {lost}", pod) from None
         except asyncio.TimeoutError:
-            raise Unusable(
-                f"{request} was not answered within {patience:g} s before the rollout"
-            ) from None
-        connection.close()
+            stream = stream_request(self._plan)
+            if not exchange.status or request != stream:
+                sentence = f"{request} was not answered within {patience:g} s before the rollout"
+                if exchange.status:
+                    sentence += " to its end: if it has none, name it with --stream"
+                elif stream:
+                    sentence += f"; {stream} may hold all threads of a pod: -- --threads 8"
+                raise Broken(sentence, pod) from None
+            self._is_endless = True
+            answer = Answer(exchange.status, b"")
+        else:
+            connection.close()
         if answer.status >= 500:
-            raise Unusable(f"{request} was answered {answer.status} before the rollout")
+            raise Broken(f"{request} was answered {answer.status} before the rollout", pod)
         self._answers.setdefault((request.method, request.path), []).append(answer)
 
     def start(self) -> None:
-        sources = [self._once(kind) for kind in kinds(self._plan)]
+        sources = [
+            self._once(kind)
+            for kind in kinds(self._plan)
+            if not (kind.name == "stream" and self._is_endless)
+        ]
         for number in range(self._plan.connections):
             sleeps = number % SLEEPER_EACH == SLEEPER_EACH - 1
             sources.append(self._sleeper() if sleeps else self._keep_alive(number))
         self._sources = [asyncio.ensure_future(source) for source in sources]
+        stream = stream_request(self._plan)
+        if stream and self._is_endless:
+            # As many as pods: each holds a thread of gthread.
+            subscribers = [self._subscriber(stream) for _ in range(self._plan.pods)]
+            self._subscribers = [asyncio.ensure_future(source) for source in subscribers]
 
     async def stop(self) -> None:
         """Ask for nothing new, and finish what was asked; idle connections stay open.
 
+        Streams without an end go on until `leave`.
+
         :raises Unusable: a client could not do its work, so that what it noted says nothing.
         """
+        self._ending = True
         await _cancel(self._sources)
         if self._asking:
             await asyncio.wait(self._asking)
+        for task in self._subscribers:
+            if task.done() and not task.cancelled():
+                self._trouble = self._trouble or task.exception()
         if self._trouble:
             raise Unusable(f"a client failed: {self._trouble!r}") from self._trouble
 
+    async def leave(self) -> None:
+        """Leave the streams that nobody has ended: their pods stay."""
+        await _cancel(self._subscribers)
+
     async def clean_up(self) -> None:
-        await _cancel([*self._sources, *self._asking])
+        await _cancel([*self._sources, *self._subscribers, *self._asking])
         for connection in itertools.chain(*self._pools):
             connection.transport.abort()
 
@@ -194,6 +294,12 @@ class Clients:
         now = asyncio.get_running_loop().time()
         await self._exchange("sleeper", plain_requests(self._plan)[0], now, pool)
 
+    async def _subscriber(self, request: Request) -> None:
+        """Reads a stream until it is ended, and connects again, as a browser's EventSource does."""
+        while not self._ending:
+            await self._exchange_endless(request)
+            await asyncio.sleep(AGAIN)
+
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
         self._asking.add(task)
@@ -210,6 +316,34 @@ class Clients:
         await self._exchange(kind, request, due, used)
         for connection in used:
             connection.close()
+
+    async def _exchange_endless(self, request: Request) -> None:
+        """One stream. Only its head has to come in time."""
+        now, patience = self._journal.now, self._plan.timeout
+        track = self._journal.open(ENDLESS)
+        exchange = Exchange(ENDLESS, str(request), now(), now())
+        track.exchanges.append(exchange)
+        try:
+            connecting = Connection.open(self._journal, self._service, track)
+            connection = await asyncio.wait_for(connecting, patience)
+            await asyncio.wait_for(connection.begin(request, exchange), patience)
+            answer = await connection.finish(exchange)
+            connection.close()
+            known = {a.status for a in self._answers[request.method, request.path]}
+            if answer.status >= 500:
+                exchange.ending = Ending.SERVER_ERROR
+            elif answer.status not in known:
+                exchange.ending = Ending.WRONG
+        except Lost as lost:
+            exchange.ending = lost.ending
+        except asyncio.TimeoutError:
+            exchange.ending = Ending.TIMEOUT
+        except asyncio.CancelledError:
+            exchange.ending = Ending.LEFT
+            raise
+        finally:
+            exchange.ended = now()
+            track.end(exchange.ended, Close.LOST if exchange.lost else Close.CLIENT)
 
     async def _exchange(
         self, kind: str, request: Request, due: float, pool: list[Connection]
@@ -272,6 +406,22 @@ class Clients:
         if self._compared and len(bodies) == 1 and answer.body not in bodies:
             return Ending.WRONG
         return Ending.OK
+
+
+def _advice(request: Request, answer: Answer) -> str:
+    """What to add or change, where a request is answered so."""
+    if answer.status in REDIRECTS and answer.location.startswith("https:"):
+        return (
+            "it redirects to TLS, which a proxy ends in front of it:"
+            " --header 'X-Forwarded-Proto: https', or the header that it is told so with"
+        )
+    if answer.status in REDIRECTS:
+        return f"it redirects to {answer.location}: --path PATH, or a --header that logs in"
+    sentence = ADVICE.get(answer.status, "see its log for the reason")
+    if answer.status == 400 and request.body:
+        sentence += f"; or {WITH_A_BODY}"
+    host = next(value for name, value in request.fields() if name.lower() == "host")
+    return sentence.replace("{host}", host)
 
 
 async def _arrivals(rng: random.Random, rate: float) -> AsyncIterator[float]:

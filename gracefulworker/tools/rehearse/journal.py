@@ -17,9 +17,10 @@ SLACK = 0.1
 
 
 class Ending(enum.Enum):
-    """How a request can end. Everything but OK is a loss."""
+    """How a request can end. Everything but OK and LEFT is a loss."""
 
     OK = "ok"
+    LEFT = "still open"  #: an answer without an end, which the client left when the load had ended
     REFUSED = "refused"
     RESET_FRESH = "reset (fresh)"  #: RST before the first byte of the answer
     RESET_REUSED = "reset (reused)"
@@ -56,7 +57,7 @@ class Exchange:
 
     @property
     def lost(self) -> bool:
-        return self.ending is not Ending.OK
+        return self.ending not in (Ending.OK, Ending.LEFT)
 
     @property
     def label(self) -> str:
@@ -120,6 +121,14 @@ class Journal:
         """How often each ending came, of all requests or of one kind of client's."""
         return collections.Counter(
             exchange.label for exchange in self.exchanges() if kind in (None, exchange.kind)
+        )
+
+    def statuses(self, kind: str | None = None) -> collections.Counter[int]:
+        """How often each status came, of all requests or of one kind of client's."""
+        return collections.Counter(
+            exchange.status
+            for exchange in self.exchanges()
+            if kind in (None, exchange.kind) and exchange.status
         )
 
     def idle_closes(self, pod: str, since: float) -> list[Track]:

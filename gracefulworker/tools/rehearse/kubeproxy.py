@@ -29,7 +29,7 @@ from pathlib import Path
 from gracefulworker.tools.rehearse.pods import Place, Pod
 
 CLUSTER_IP, PORT = "10.96.0.10", 80  #: of the Service
-POD_PORT = 8000
+POD_PORT, PROBE_PORT = 8000, 8081
 POD_NETWORK = "10.244.0.0/16"
 CLIENT_IP, NODE_IP = "10.244.0.2", "10.244.0.1"
 
@@ -174,7 +174,13 @@ class KubeProxy:
         ip = f"10.244.0.{10 + number}"
         self._names[ip] = f"pod {number}"
         await self._connect(space.pid, f"pod{number}", ip, space.enter)
-        return Place((ip, POD_PORT), f"0.0.0.0:{POD_PORT}", space.enter)
+        return Place(
+            (ip, POD_PORT),
+            f"0.0.0.0:{POD_PORT}",
+            space.enter,
+            probes=(ip, PROBE_PORT),
+            probe_bind=f"0.0.0.0:{PROBE_PORT}",
+        )
 
     async def _connect(self, pid: int, link: str, ip: str, enter: tuple[str, ...]) -> None:
         """A veth pair between the node and the namespace of `pid`, with a route each way."""

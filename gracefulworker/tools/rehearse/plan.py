@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+Header = tuple[str, str]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -14,7 +16,7 @@ class Plan:
 
     app: str
     options: tuple[str, ...] = ()  #: gunicorn's own, from the user
-    command: tuple[str, ...] = ()  #: another server in place of gunicorn, see `Pod.start`
+    command: tuple[str, ...] = ()  #: of a pod, see `Pod.start`
     pre_stop: float = 0.0  #: a sleep between the pod's deletion and SIGTERM
     pods: int = 3
     lag: float = 3.0  #: from SIGTERM (or the preStop sleep's begin) to the end of the endpoint
@@ -26,8 +28,10 @@ class Plan:
     idle_limit: float = 1.5  #: after which a client's pool closes an idle connection itself
     timeout: float = 10.0  #: what a client waits for an answer, beside its own pauses
     ready_path: str = "/"
+    ready_at_probes: bool = False  #: at `graceful_probe_bind`, which each pod has for itself
     ready_within: float = 30.0
     paths: tuple[tuple[str, str, bytes], ...] = (("GET", "/", b""),)  #: method, path, body
+    headers: tuple[Header, ...] = ()  #: of all requests
     slow: str | None = None  #: a path whose answer takes its time
     stream: str | None = None  #: a path whose answer comes in pieces
     upload: str | None = None  #: a path that takes a POST

@@ -1,8 +1,8 @@
 """One pod: a gunicorn process of the user's application, from its start to its exit.
 
 What the kubelet does is done here: start, readiness probe, SIGTERM, SIGKILL at the grace period.
-gunicorn is started as a user would start it, with the options of the user's own; only the worker
-class and the address are set. The benchmarks put another server in its place.
+gunicorn is started as a user would start it, see `configured`. The benchmarks put another server in
+its place.
 
 What may be changed here: what is noted of a pod. Signals go to the arbiter alone, as in a
 container; SIGKILL goes to all of its process group, as the container's end does.
@@ -22,7 +22,6 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 
 #: Seconds between two readiness probes, and the time that one may take.
 PROBE_PERIOD = 0.05
@@ -45,19 +44,32 @@ _LIBC = ctypes.CDLL(None)  # loaded here, not between fork and exec
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+#: Lines of its log that are shown of a pod which fails.
+TAIL = 15
+
+#: An exception's last line in a traceback (or gunicorn's last word), and the frame in which
+#: os.environ does not find a name.
+_RAISED = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Configured|Found|Missing)(?::.*)?)$")
+_IN_ENVIRON = re.compile(r'^  File "(?:.*\bos\.py|<frozen os>)", line \d+, in __getitem__')
+
+
 class NotReady(Exception):
     """The pod cannot be rehearsed with; the argument is a sentence, followed by its log."""
 
 
-def gunicorn(worker: str, app: str, options: tuple[str, ...]) -> tuple[str, ...]:
-    """The command of a pod, as `Pod.start` takes it; its log is read here."""
-    ours = ("-k", worker, "-b", "{bind}", "--log-level", "info", "--error-logfile", "-")
-    return (sys.executable, "-m", "gunicorn", *options, *without_control_socket(), *ours, app)
-
-
-def without_control_socket() -> tuple[str, ...]:
-    """gunicorn's option, since 25: else each takes the one of the service that the user runs."""
-    return ("--no-control-socket",) if find_spec("gunicorn.ctl") else ()
+def why(log: list[str]) -> str:
+    """What a log says of the reason for its end: an exception, or the variable that is missing."""
+    reason = ""
+    in_environ = False
+    for line in log:
+        if _IN_ENVIRON.match(line):
+            in_environ = True
+        elif raised := _RAISED.match(line):
+            missing = re.fullmatch(r"KeyError: '(\w+)'", raised[1])
+            if in_environ and missing:
+                return f"the variable {missing[1]} is not set: set it for this command"
+            reason, in_environ = raised[1], False
+    return reason
 
 
 @dataclass
@@ -68,11 +80,21 @@ class Place:
     bind: str  #: for gunicorn's -b
     prefix: tuple[str, ...] = ()  #: a command that leads into the pod's namespace
     listener: socket.socket | None = None  #: handed down, if `bind` is a descriptor
+    #: Where probes have an address of their own, and how gunicorn comes by it.
+    probes: tuple[str, int] = ("", 0)
+    probe_bind: str = ""
+    files: str = ""  #: a directory of its own
 
     def fill(self, word: str) -> str:
         """A word of a command, with this place in it. Not str.format: a user's may have braces."""
         host, port = self.address
-        for name, value in (("bind", self.bind), ("host", host), ("port", str(port))):
+        for name, value in (
+            ("bind", self.bind),
+            ("host", host),
+            ("port", str(port)),
+            ("probe_bind", self.probe_bind),
+            ("files", self.files),
+        ):
             word = word.replace(f"{{{name}}}", value)
         return word
 
@@ -95,7 +117,8 @@ class Pod:
         """Start a server in a session of its own.
 
         In `command`, {bind} stands for the address as gunicorn takes it; a server that takes none
-        of gunicorn's has {host} and {port}.
+        of gunicorn's has {host} and {port}. {probe_bind} is an address for probes alone, {files} a
+        directory of the pod's own.
         """
         listener = self.place.listener
         if listener is not None and "{bind}" not in command:
@@ -118,42 +141,58 @@ class Pod:
         threading.Thread(target=self._wait, args=(loop,), daemon=True).start()
         self._reader = asyncio.ensure_future(self._read_log())
 
-    async def wait_ready(self, path: str, within: float) -> None:
+    async def wait_ready(self, address: tuple[str, int], path: str, within: float) -> None:
         """Probe `path` until it is answered with less than 500: who asks for "/" may get a 404.
 
         :raises NotReady: it has exited, or `within` seconds are over.
         """
         give_up = self.clock() + within
+        seen = "there was no answer"
         while True:
             # Not wait_for, which forgets a cancellation that comes together with the result.
-            probe = asyncio.ensure_future(self._probe(path))
+            probe = asyncio.ensure_future(self._probe(address, path))
             await asyncio.wait([probe], timeout=PROBE_TIMEOUT)
-            if probe.done() and probe.result():
-                break
+            if probe.done() and (status := probe.result()):
+                if status < 500:
+                    break
+                seen = f"the last answer was {status}"
             probe.cancel()
             if self.gone.done():
                 await asyncio.wait([self._reader], timeout=LAST_LINES)
-                raise NotReady(f"{self.name} exited with status {self.status} at its start")
+                sentence = f"{self.name} exited with status {self.status} at its start"
+                raise NotReady(sentence + self.last_words())
             if self.clock() > give_up:
-                raise NotReady(f"{self.name} did not answer GET {path} within {within:g} s")
+                sentence = f"{self.name} did not answer GET {path} within {within:g} s: {seen}"
+                raise NotReady(sentence + self.last_words())
             await asyncio.sleep(PROBE_PERIOD)
         self.marks["ready"] = self.clock()
 
-    async def _probe(self, path: str) -> bool:
-        request = f"GET {path} HTTP/1.1\r\nHost: rehearsal\r\nConnection: close\r\n\r\n"
+    async def _probe(self, address: tuple[str, int], path: str) -> int:
+        """:returns: the answer's status, or 0."""
+        request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         try:
-            reader, writer = await asyncio.open_connection(*self.place.address)
+            reader, writer = await asyncio.open_connection(*address)
         except OSError:
-            return False
+            return 0
         try:
             writer.write(request.encode())
             line = await reader.readline()
             await reader.read()
         except OSError:
-            return False
+            return 0
         finally:
             writer.close()
-        return line[9:10] in (b"2", b"3", b"4")
+        digits = line[9:12]
+        return int(digits) if digits.isdigit() else 0
+
+    def last_words(self) -> str:
+        """What its log says of a failure, and the tail of it, to follow a sentence."""
+        lines = [line for _, line in self.log]
+        reason = why(lines)
+        words = f": {reason}" if reason else ""
+        if lines:
+            words += "\n".join([f"\nThe end of {self.name}'s log:", *lines[-TAIL:]])
+        return words
 
     def is_leaving(self, at: float) -> bool:
         """Whether it had got SIGTERM and was still an endpoint, at that time."""

@@ -13,9 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gracefulworker.tools.rehearse.clients import ENDLESS
 from gracefulworker.tools.rehearse.journal import Ending, Track
 from gracefulworker.tools.rehearse.pods import Pod
 from gracefulworker.tools.rehearse.rollout import Result
+
+#: Endings that are no losses.
+NO_LOSS = (Ending.OK.value, Ending.LEFT.value)
 
 
 def show(console: Console, results: list[Result]) -> None:
@@ -24,6 +28,8 @@ def show(console: Console, results: list[Result]) -> None:
     console.print(_pods_table(results))
     for result in results:
         console.print(verdict(result))
+        if line := streams(result):
+            console.print(line, markup=False)
 
 
 def verdict(result: Result) -> Text:
@@ -47,6 +53,24 @@ def verdict(result: Result) -> Text:
     return Text(text + ".", style="bold green" if result.clean else "bold red")
 
 
+def streams(result: Result) -> str:
+    """One line: how the streams without an end of their own ended; empty if there were none."""
+    endings = result.journal.endings(ENDLESS)
+    if not endings:
+        return ""
+    text = (
+        f"{result.worker}: of {endings.total()} streams without an end of their own"
+        f" {endings[Ending.OK.value]} were ended in order by their pods, and"
+        f" {endings[Ending.LEFT.value]} were still open when the load had ended"
+    )
+    if endings[Ending.TRUNCATED.value]:
+        text += (
+            f"; {endings[Ending.TRUNCATED.value]} were cut: the application has to look at"
+            " gracefulworker.draining() while it streams, and end by itself"
+        )
+    return f"{text}."
+
+
 def as_json(results: list[Result]) -> dict[str, Any]:
     """Everything that was noted, times in seconds since each rollout's beginning."""
     return {
@@ -60,7 +84,13 @@ def _gate_before_endpoint(pod: Pod) -> bool:
 
 
 def _in_words(endings: Counter[str]) -> str:
-    return ", ".join(f"{n} {name}" for name, n in endings.most_common() if name != Ending.OK.value)
+    return ", ".join(f"{n} {name}" for name, n in endings.most_common() if name not in NO_LOSS)
+
+
+def _statuses(result: Result, kind: str | None = None) -> str:
+    return ", ".join(
+        f"{n} x {status}" for status, n in sorted(result.journal.statuses(kind).items())
+    )
 
 
 def _clients_table(results: list[Result]) -> Table:
@@ -70,17 +100,20 @@ def _clients_table(results: list[Result]) -> Table:
         table.add_column(result.worker)
     names = dict.fromkeys(x.kind for result in results for x in result.journal.exchanges())
     for name in [*names, None]:
-        row = [result.journal.endings(name) for result in results]
-        style = "" if name else "bold"
-        table.add_row(Text(name or "all", style), *map(_cell, row), end_section=name is not None)
+        cells = [_cell(result, name) for result in results]
+        table.add_row(Text(name or "all", "" if name else "bold"), *cells, end_section=bool(name))
     return table
 
 
-def _cell(endings: Counter[str]) -> Text:
-    lost = endings.total() - endings[Ending.OK.value]
+def _cell(result: Result, kind: str | None) -> Text:
+    """Losses and what they were; the statuses of all, and of a kind that has others than 200."""
+    endings = result.journal.endings(kind)
+    lost = endings.total() - sum(endings[name] for name in NO_LOSS)
     text = Text(f"{lost} of {endings.total()}", style="red" if lost else "green")
     if lost:
         text.append(f"\n{_in_words(endings)}", style="dim")
+    if kind is None or result.journal.statuses(kind).keys() - {200}:
+        text.append(f"\nanswers: {_statuses(result, kind) or 'none'}", style="dim")
     return text
 
 
@@ -122,6 +155,9 @@ def _plan(result: Result) -> dict[str, Any]:
         "seed": plan.seed,
         "rate": plan.rate,
         "connections": plan.connections,
+        "requests": [f"{method} {path}" for method, path, _ in plan.paths],
+        # Their values may be secrets.
+        "headers": [name for name, _ in plan.headers],
     }
 
 
@@ -134,6 +170,7 @@ def _rollout(result: Result) -> dict[str, Any]:
         "lost": journal.lost,
         "clean": result.clean,
         "endings": dict(journal.endings()),
+        "statuses": {str(status): n for status, n in sorted(journal.statuses().items())},
         "pods": [_pod(result, pod) for pod in result.pods],
         "connections": [_track(track) for track in journal.tracks],
     }

@@ -11,16 +11,17 @@ What may be changed here: the order of events, where Kubernetes has it otherwise
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
 from gracefulworker.tools.rehearse import wire
-from gracefulworker.tools.rehearse.clients import Clients
+from gracefulworker.tools.rehearse.clients import Broken, Clients, Unusable
 from gracefulworker.tools.rehearse.journal import Journal, Track, slept_through
 from gracefulworker.tools.rehearse.plan import Plan
-from gracefulworker.tools.rehearse.pods import Place, Pod, gunicorn
+from gracefulworker.tools.rehearse.pods import Place, Pod
 
 #: Seconds between two looks at which pod has which connection.
 LOOK_PERIOD = 0.25
@@ -124,13 +125,21 @@ class _Rollout:
         self.pods: list[Pod] = []
         self.clients = Clients(plan, service, journal)
         self._tasks: list[asyncio.Task[None]] = []
+        self._files: tempfile.TemporaryDirectory[str] | None = None
+        if any("{files}" in word for word in plan.command):
+            self._files = tempfile.TemporaryDirectory(prefix="gracefulworker-rehearsal-")
 
     async def run(self) -> Result:
         plan = self.plan
         pods = [await self._start() for _ in range(plan.pods)]
         for pod in pods:
             await self._ready(pod)
-        for sentence in await self.clients.learn([pod.place.address for pod in pods]):
+        try:
+            reservations = await self.clients.learn([pod.place.address for pod in pods])
+        except Broken as broken:
+            told = next(pod for pod in pods if pod.place.address == broken.address)
+            raise Unusable(f"{broken}{told.last_words()}") from None
+        for sentence in reservations:
             self.tell(sentence)
         self.clients.start()
         begin = self.journal.now()
@@ -151,6 +160,7 @@ class _Rollout:
         await self.clients.stop()
         self.tell("the load has ended")
         await asyncio.gather(*deletions)
+        await self.clients.leave()
         self._settle()
         return Result(self.worker, plan, self.journal, self.pods, (begin, end))
 
@@ -166,17 +176,23 @@ class _Rollout:
         await self.clients.clean_up()
         for pod in self.pods:
             await pod.clean_up()
+        if self._files is not None:
+            self._files.cleanup()
 
     async def _start(self) -> Pod:
         number = len(self.pods) + 1
-        pod = Pod(f"pod {number}", await self.service.place(number), self.journal.now)
-        plan = self.plan
-        pod.start(plan.command or gunicorn(self.worker, plan.app, plan.options))
+        place = await self.service.place(number)
+        if self._files is not None:
+            place.files = tempfile.mkdtemp(prefix=f"pod{number}-", dir=self._files.name)
+        pod = Pod(f"pod {number}", place, self.journal.now)
+        pod.start(self.plan.command)
         self.pods.append(pod)
         return pod
 
     async def _ready(self, pod: Pod) -> None:
-        await pod.wait_ready(self.plan.ready_path, self.plan.ready_within)
+        place, plan = pod.place, self.plan
+        address = place.probes if plan.ready_at_probes else place.address
+        await pod.wait_ready(address, plan.ready_path, plan.ready_within)
         await self.service.add(pod)
 
     async def _delete(self, pod: Pod) -> None:

@@ -8,13 +8,18 @@ from RST.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import h11
 
 from gracefulworker.tools.rehearse.journal import Close, Ending, Exchange, Journal, Track
+from gracefulworker.tools.rehearse.plan import Header
 
 #: A host refuses, or the network says that there is none.
 NOBODY_THERE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
@@ -46,6 +51,7 @@ class Request:
     method: str
     path: str
     body: bytes = b""
+    headers: tuple[Header, ...] = ()  #: beside ours, or in their place
     body_pieces: int = 1
     head_pieces: int = 1
     pause: float = 0.0
@@ -59,11 +65,39 @@ class Request:
         """Seconds that it takes to be sent."""
         return self.silence + self.pause * (self.head_pieces + self.body_pieces)
 
+    def fields(self) -> list[Header]:
+        """All header fields."""
+        ours = {"Host": "localhost", "User-Agent": "gracefulworker-rehearse"}
+        if self.body:
+            ours["Content-Type"] = content_type(self.body)
+            ours["Content-Length"] = str(len(self.body))
+        theirs = [h for h in self.headers if self.body or h[0].lower() != "content-type"]
+        names = {name.lower() for name, _ in theirs}
+        return [*((n, v) for n, v in ours.items() if n.lower() not in names), *theirs]
+
+
+def content_type(body: bytes) -> str:
+    """The type that a body looks like: JSON, a form, or just bytes."""
+    try:
+        text = body.decode()
+        if isinstance(json.loads(text), (dict, list)):
+            return "application/json"
+    except ValueError:
+        pass
+    if re.fullmatch(rb"[\w.\[\]%+-]+=[^\s&]*(&[\w.\[\]%+-]+=[^\s&]*)*", body):
+        return "application/x-www-form-urlencoded"
+    return "application/octet-stream"
+
 
 @dataclass(frozen=True)
 class Answer:
     status: int
     body: bytes
+    location: str = ""  #: where it redirects to
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
 
 
 class Lost(Exception):
@@ -83,6 +117,7 @@ class Connection(asyncio.Protocol):
         self.track, self.journal, self.service = track, journal, service
         self._http = h11.Connection(h11.CLIENT)
         self._change = asyncio.Event()
+        self._location = ""
         self._answered = False  # a byte of the present answer has come
         self._reused = False
         self._reset = False
@@ -151,14 +186,34 @@ class Connection(asyncio.Protocol):
 
         :raises Lost: with the ending, which is noted in `exchange` by the caller.
         """
+        await self.begin(request, exchange)
+        return await self.finish(exchange)
+
+    async def begin(self, request: Request, exchange: Exchange) -> None:
+        """Send a request, and wait for the head of its answer.
+
+        :raises Lost: as `ask`.
+        """
         self.track.idle_since = None
         self.reusable = self._answered = False
-        try:
+        with self._closing():
             await self._send(request)
-            answer = await self._receive(exchange)
-        except (Lost, asyncio.CancelledError):
-            self.close(Close.LOST)
-            raise
+            while not exchange.status:
+                event = await self._event()
+                if isinstance(event, h11.Response):
+                    exchange.status = event.status_code
+                    self._location = dict(event.headers).get(b"location", b"").decode("latin-1")
+
+    async def finish(self, exchange: Exchange) -> Answer:
+        """Read the rest of the answer.
+
+        :raises Lost: as `ask`.
+        """
+        body = []
+        with self._closing():
+            while not isinstance(event := await self._event(), h11.EndOfMessage):
+                if isinstance(event, h11.Data):
+                    body.append(bytes(event.data))
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
             self._reused = True
@@ -168,17 +223,21 @@ class Connection(asyncio.Protocol):
                 self.track.end(self.journal.now(), Close.UNANNOUNCED)
         else:
             self.close(Close.ANNOUNCED)
-        return answer
+        return Answer(exchange.status, b"".join(body), self._location)
+
+    @contextlib.contextmanager
+    def _closing(self) -> Iterator[None]:
+        """A connection whose request is lost, or given up, is of no more use."""
+        try:
+            yield
+        except (Lost, asyncio.CancelledError):
+            self.close(Close.LOST)
+            raise
 
     async def _send(self, request: Request) -> None:
         if request.silence:
             await asyncio.sleep(request.silence)
-        headers = [("Host", "rehearsal"), ("User-Agent", "gracefulworker-rehearse")]
-        if request.body:
-            headers += [
-                ("Content-Type", "application/octet-stream"),
-                ("Content-Length", str(len(request.body))),
-            ]
+        headers = [(name.encode(), value.encode()) for name, value in request.fields()]
         head = self._out(h11.Request(method=request.method, target=request.path, headers=headers))
         pieces = _cut(head, request.head_pieces)
         if request.body:
@@ -188,30 +247,28 @@ class Connection(asyncio.Protocol):
             if number:
                 await asyncio.sleep(request.pause)
             if self.gone:
-                return  # why, `_receive` finds out
+                return  # why, `_event` finds out
             self.transport.write(piece)
 
     def _out(self, event: Any) -> bytes:
         return self._http.send(event) or b""
 
-    async def _receive(self, exchange: Exchange) -> Answer:
-        body = []
+    async def _event(self) -> Any:
+        """What comes next of the answer.
+
+        :raises Lost: nothing that could follow.
+        """
         while True:
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError:  # no HTTP, or less than a whole answer
                 raise self._unanswered() if self.gone else Lost(Ending.WRONG) from None
-            if event is h11.NEED_DATA:
-                if self.gone:
-                    raise self._unanswered()
-                self._change.clear()
-                await self._change.wait()
-            elif isinstance(event, h11.Response):
-                exchange.status = event.status_code
-            elif isinstance(event, h11.Data):
-                body.append(bytes(event.data))
-            elif isinstance(event, h11.EndOfMessage):
-                return Answer(exchange.status, b"".join(body))
+            if event is not h11.NEED_DATA:
+                return event
+            if self.gone:
+                raise self._unanswered()
+            self._change.clear()
+            await self._change.wait()
 
     def _unanswered(self) -> Lost:
         if self._answered:
