@@ -185,6 +185,8 @@ class Crew:
             worker.tmp.close()  # stock leaves it open after a failed boot
             if self.page.phase > Phase.SERVING or self.stops:
                 slot.cut += slot.in_flight  # it did not come back to clear this
+                if self.page.is_overdue():
+                    slot.cut = slot.cut or 1  # its exit, which it could not name itself
                 self.totals.fold(slot)
             if slot.drained:
                 self._emptied.update(worker.sockets)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import enum
 import faulthandler
 import gc
 import os
@@ -27,7 +28,7 @@ import time
 import traceback
 from _thread import get_ident  # bound before gevent patches it: the native one
 from collections.abc import Callable, Iterator
-from types import CodeType, FrameType, ModuleType
+from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
 from gracefulworker.phases import KILL_MARGIN, SECOND
@@ -60,60 +61,76 @@ class Holder(NamedTuple):
     thread: threading.Thread | None = None
 
 
+class Stage(enum.Enum):
+    """How far an exit has come; its values tell what is waited for, where nothing else does."""
+
+    NONE = ""
+    PROGRAM = "code that runs at the exit"
+    THREADS = "threads"
+    ATEXIT = "an atexit function"
+
+
 class Leaving:
     """The exit of one process."""
 
     def __init__(self, log: Log) -> None:
         self.log = log
-        self._began_at = 0  # ns; 0 before it has begun
-        self._pid = 0
+        self._stage = Stage.NONE
+        self._began_at = 0  # ns
         self._main = 0
         self._greenlet: Any = None  # that runs the program, where there are such
-        self._program: CodeType | None = None
         self._bound = 0  # ns
         self._is_said = False
-        self._let_go: Callable[[], object] = bool
 
     # In the main thread
 
     def begin(self, deadline: int, wait_for_threads: bool, let_go: Callable[[], object]) -> None:
         """The process's work is over; what follows is its exit.
 
+        The interpreter calls threading._shutdown first, and atexit functions then: here as well,
+        and last what is ours, which atexit itself would call before those that were there first.
+
         :param deadline: ns by which the process shall have ended; 0 as long as there is none.
+        :param wait_for_threads: else only pools of processes are waited for.
         :param let_go: called before the modules' turn. It ends the thread that looks (the
             interpreter aborts when one dies while it writes to stderr), and gives up whatever
             leads from there or from a module to the application: modules are often held by
             something of C's, and what it holds itself would not be finalized in its turn then.
         """
-        global _begun
-        *_, outermost = _callers(sys._getframe())
-        self._program = outermost.f_code
-        self._pid, self._main = os.getpid(), get_ident()
-        self._let_go = let_go
+        stock_shutdown, pid = threading._shutdown, os.getpid()  # type: ignore[attr-defined]
+
+        def shutdown() -> None:
+            if os.getpid() != pid:
+                stock_shutdown()  # a process that exit code has forked (multiprocessing)
+                return
+            self._stage = Stage.THREADS
+            try:
+                if wait_for_threads:
+                    stock_shutdown()
+                else:
+                    _tell_pools()
+            finally:  # also when a signal's SystemExit ends the wait
+                self._stage = Stage.ATEXIT
+                atexit._run_exitfuncs()
+                threading._shutdown = stock_shutdown  # type: ignore[attr-defined]
+                let_go()
+                for name in DEAF:
+                    signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)
+                gc.unfreeze()  # what a worker inherited has a `__del__`, too
+
+        threading._shutdown = shutdown  # type: ignore[attr-defined]
+        self._main = get_ident()
         if "greenlet" in sys.modules:
             self._greenlet = sys.modules["greenlet"].getcurrent()
-        if not wait_for_threads:
-            _let_threads_go()
-        _begun = self
         self._bind(deadline)
         self._began_at = time.monotonic_ns()
-
-    def _finalize(self) -> None:
-        """What is still to come is not for a thread to watch."""
-        global _begun
-        if self._pid != os.getpid():
-            return  # a process that exit code has forked
-        _begun = None
-        self._let_go()
-        for name in DEAF:
-            signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)
-        gc.unfreeze()  # what a worker inherited has a `__del__`, too
+        self._stage = Stage.PROGRAM
 
     # In a native thread
 
     def look(self, deadline: int) -> None:
         """Say what is waited for when that takes long; now and then, also before it has begun."""
-        if not self._began_at:
+        if not self.has_begun():
             return
         if deadline != self._bound:
             self._bind(deadline)
@@ -123,7 +140,7 @@ class Leaving:
         self.log.info("%s", self._sentence())
 
     def has_begun(self) -> bool:
-        return bool(self._began_at)
+        return self._stage is not Stage.NONE
 
     def name_holders(self) -> None:
         """At the deadline: log what still holds the process."""
@@ -160,53 +177,42 @@ class Leaving:
         """What is waited for; not empty."""
         frame = getattr(self._greenlet, "gr_frame", None)  # None while it runs
         frame = frame or sys._current_frames().get(self._main)
-        if frame is None:
-            return [Holder("an atexit function, or the interpreter itself", None)]
-        *_, outermost = _callers(frame)
-        code = outermost.f_code
-        if code is self._program:
-            return [Holder("code that runs at the exit", frame)]
-        if code.co_name == "_shutdown":  # threading's, or gevent's in its place
-            # Not by enumerate, which takes a lock: gevent's, which is not for a native thread.
-            active = list(threading._active.values())  # type: ignore[attr-defined]
-            executors = getattr(_thread_pools(), "_threads_queues", ())
-            threads = [
-                Holder(_name(thread), _frame(thread.ident), thread)
-                for thread in active
-                if thread in executors or not (thread.daemon or thread is threading.main_thread())
-            ]
-            if threads:
-                return threads
-        name = getattr(code, "co_qualname", code.co_name)  # 3.11 on
-        return [Holder(f"atexit function {outermost.f_globals.get('__name__')}.{name}", frame)]
+        stage = self._stage
+        if stage is Stage.THREADS and (threads := _waited_for()):
+            return threads
+        callers = [] if frame is None else list(_callers(frame))
+        entered = [n for n, one in enumerate(callers) if one.f_globals is globals()]
+        if stage is Stage.ATEXIT and entered and entered[0] > 0:
+            function = callers[entered[0] - 1]
+            code = function.f_code
+            name = getattr(code, "co_qualname", code.co_name)  # 3.11 on
+            return [Holder(f"atexit function {function.f_globals.get('__name__')}.{name}", frame)]
+        return [Holder(stage.value, frame)]
 
 
-#: This process's exit, once it has begun.
-_begun: Leaving | None = None
+def _waited_for() -> list[Holder]:
+    """The threads that the interpreter waits for."""
+    executors = getattr(_thread_pools(), "_threads_queues", ())
+    # Not by enumerate, which takes a lock: gevent's, which is not for a native thread.
+    active = list(threading._active.values())  # type: ignore[attr-defined]
+    return [
+        Holder(_name(thread), _frame(thread.ident), thread)
+        for thread in active
+        if thread in executors or not (thread.daemon or thread is threading.main_thread())
+    ]
 
 
-@atexit.register
-def _last() -> None:
-    """The first to be registered is the last to be called, after the application's own."""
-    if _begun is not None:
-        _begun._finalize()
+def _tell_pools() -> None:
+    """threading._shutdown, as far as it does not wait for threads.
 
-
-def _let_threads_go() -> None:
-    """Have the interpreter wait for no thread.
-
-    It calls threading._shutdown, which calls what executors have registered, and then joins. A pool
-    of processes has to be told all the same, and waited for: multiprocessing waits for them at
-    exit, and takes down before what they are told by.
+    It calls what executors have registered, and then joins. A pool of processes has to be told, and
+    waited for: multiprocessing waits for its processes at exit, and takes down before what they are
+    told by.
     """
-
-    def shutdown() -> None:
-        joins_threads = getattr(_thread_pools(), "_python_exit", None)
-        for call in reversed(threading._threading_atexits):  # type: ignore[attr-defined]
-            if call.func is not joins_threads:
-                call()
-
-    threading._shutdown = shutdown  # type: ignore[attr-defined]
+    joins_threads = getattr(_thread_pools(), "_python_exit", None)
+    for call in reversed(threading._threading_atexits):  # type: ignore[attr-defined]
+        if call.func is not joins_threads:
+            call()
 
 
 def _thread_pools() -> ModuleType | None:

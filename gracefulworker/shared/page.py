@@ -20,12 +20,13 @@ import mmap
 import os
 import signal
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import overload
 
-from gracefulworker.phases import ListenerState, Phase
+from gracefulworker.phases import KILL_MARGIN, SECOND, ListenerState, Phase
 from gracefulworker.shared.probes import State
 
 #: Room for the cells of the page's head and of each slot (eight bytes each).
@@ -184,6 +185,11 @@ class Page(Cells):
     def phase(self, phase: Phase) -> None:
         assert phase >= self._phase, f"phases go one way: {self.phase!r} to {phase!r}"
         self._phase = phase
+
+    def is_overdue(self) -> bool:
+        """Whether whoever is still there has been ended, and not by itself."""
+        overdue = self.deadline + round(KILL_MARGIN / 2 * SECOND)
+        return bool(self.deadline) and time.monotonic_ns() > overdue
 
     @property
     def listeners(self) -> ListenerState:

@@ -174,6 +174,10 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         else:
             super(ggevent.GeventWorker, self).notify()
 
+    def handle_quit(self, number: int, frame: Any) -> None:
+        """GeventWorker.handle_quit: a greenlet ends the process, after worker_int and a moment."""
+        ggevent.GeventWorker.handle_quit(self, number, frame)
+
     def server_class(self, listener: Listener, spawn: Any, **kwargs: Any) -> StreamServer:
         """GeventWorker.run makes its servers with this, if it is not None."""
         ssl_args = {name: kwargs[name] for name in ("ssl_context",) if name in kwargs}
@@ -298,10 +302,14 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
                 self.sweep_when_due()
                 if self.phase >= Phase.DRAINING and self.slot.booted:
                     self.drain()
-        finally:
-            # It sleeps in GeventWorker.run. (After an error gevent reports it; a new worker is
-            # better than a deaf one.) Not an instance, which its traceback would keep all by.
+        except gevent.GreenletExit:
+            return  # `run` is over already
+        except BaseException:
+            # gevent reports it; a new worker is better than a deaf one.
             gevent.kill(main, Drained)
+            raise
+        # It sleeps in GeventWorker.run. Not an instance: it would be kept here, and its traceback.
+        gevent.kill(main, Drained)
 
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
         """Those that wait while something blocks the hub: in the queue, and accepted but unread."""
