@@ -55,7 +55,8 @@ def test_gone_after_the_last_request(serve, worker):
 
 @pytest.mark.tracker(2706, 2716)
 def test_a_background_thread_does_not_hold_the_exit(serve, worker):
-    server = serve(worker, delay=0.3, env={"APP_THREAD": "1"})
+    env = {"APP_THREAD": "1", "GRACEFUL_THREADS": "no"}
+    server = serve(worker, delay=0.3, env=env)
     over = server.terminate() + 0.3
     assert_within(0.3, server.wait_gone(), over, "gone after the delay")
     assert_clean(server)
