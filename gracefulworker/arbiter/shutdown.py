@@ -168,9 +168,7 @@ class Shutdown:
                 self.listeners.close_all()
                 raise StopIteration
             case Then.REPLACE_MISSED:
-                if self.crew.back_off.over():
-                    self.crew.back_off.begin()
-                    self.arbiter.spawn_worker()
+                self.arbiter.spawn_worker()
             case Then.DISMISS_NEEDLESS:
                 self.crew.dismiss_needless()
             case Then.KILL:

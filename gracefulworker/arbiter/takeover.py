@@ -15,7 +15,7 @@ loop looks up by name::
         for each signal: handle_NAME()  handle_term   no stop(): tick
                                         handle_int, handle_quit   a bounded stop(False)
                                         handle_hup    relief first; usr2, winch: not from SIGTERM on
-            handle_chld: reap_workers() reap_workers  a failed boot ends no service that ends
+            handle_chld: reap_workers() reap_workers  a failed boot ends no service that is served
         murder_workers()                murder_workers   nobody in the graceful time
         manage_workers()                manage_workers   TICK: the phases, then the crew
             spawn_workers()             spawn_workers    with back-off
@@ -193,6 +193,7 @@ class Supervisor:
         self._stop_quickly(self.stock.handle_quit)
 
     def _stop_quickly(self, handler: Any) -> None:
+        self.crew.stop()
         # Arbiter.stop waits as long as graceful_timeout says, also for a quick stop.
         self.arbiter.cfg.set("graceful_timeout", QUICK_LIMIT)
         self.listeners.leave_at_once()
@@ -249,7 +250,12 @@ class Supervisor:
         self.crew.spawn_missing()
 
     def spawn_worker(self) -> Any:
-        """Arbiter.spawn_worker; in the child it ends in SystemExit, and here in `leave`."""
+        """Arbiter.spawn_worker; the child ends here in `leave`, by whatever it leaves gunicorn's.
+
+        :raises BaseException: a hook's, or the fork's, that the service does not outlive.
+        """
+        if not self.crew.back_off.over():
+            return None  # manage_workers will come again
         self.configuration.follow()
         kind = self.configuration.kind
         kind.before_spawn(self.arbiter.cfg, self.settings)
@@ -258,18 +264,27 @@ class Supervisor:
             with self.sets.dealt(heirs, kind.drains, self._missing_beside(heirs)):
                 self.listeners.remember()
                 return self.stock.spawn_worker()
-        except SystemExit as stop:
+        except BaseException as error:
             if os.getpid() != self.pid:
-                leave(stop)
-            raise
-        except OSError as error:
-            # No process or descriptor is left for it. Those that serve must not pay for that.
-            if self.shutdown.progress.phase == Phase.SERVING or not kind.drains:
+                leave(error if isinstance(error, SystemExit) else self._end_of_child(error))
+            # No process or descriptor is left for it, or pre_fork has failed. Those that serve must
+            # not pay for that.
+            if not self.crew.outlives_fork(error):
                 raise
-            self.crew.could_not_start(f"A worker could not be started: {error}.")
             return None
         finally:
             self.crew.spawning = None
+
+    def _end_of_child(self, error: BaseException) -> SystemExit:
+        """Arbiter.spawn_worker ends a worker by SystemExit, if it has failed by an Exception.
+
+        By anything else (KeyboardInterrupt, gunicorn's own HaltServer, from the application or a
+        hook) it would go on in Arbiter.run, as a second arbiter.
+        """
+        self.log.error("Exception in worker process", exc_info=error)
+        slot = self.crew.spawning
+        booted = slot.booted if slot is not None else self.broadcast.page.complete
+        return SystemExit(255 if booted else Arbiter.WORKER_BOOT_ERROR)
 
     def _missing_beside(self, heirs: list[Any]) -> int:
         """How many workers there are to be forked; in DRAINING one does for all that are gone."""
@@ -285,17 +300,17 @@ class Supervisor:
         self.stock.kill_worker(pid, number)
 
     def reap_workers(self) -> None:
-        """Arbiter.reap_workers; a failed boot does not end a service that is shutting down."""
+        """Arbiter.reap_workers; a failed boot does not end a service that others serve."""
         while True:
             try:
                 self.stock.reap_workers()
             except HaltServer as failure:
-                self.crew.fold_gone()
-                if not self.crew.outlives_failed_boot(failure.reason):
+                self.crew.forget_reaped()
+                if not self.crew.outlives_boot(self.crew.fold_gone(), failure.reason):
                     raise
                 continue
             break
-        self.crew.fold_gone()
+        self.crew.note_unbooted(self.crew.fold_gone())
         if self.shutdown.progress.leaves_reload(self.shutdown.plan):
             raise _LeaveReload
 
@@ -303,6 +318,7 @@ class Supervisor:
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
         """Arbiter.halt, which ends in SystemExit; the last line in the log is ours."""
+        self.crew.stop()
         self.shutdown.begin_halt()
         try:
             self.stock.halt(reason=reason, exit_status=exit_status)
