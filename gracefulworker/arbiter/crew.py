@@ -192,7 +192,7 @@ class Crew:
         return self.spawning
 
     def fold_gone(self) -> list[Any]:
-        """Add up and free the slots of workers that have been reaped; who of them had not booted."""
+        """Add up and free the slots of workers that have been reaped; those that had not booted."""
         return self._fold({id(worker) for worker in self._workers()})
 
     def fold_all(self) -> None:
@@ -265,7 +265,7 @@ class Crew:
         return True
 
     def note_unbooted(self, failed: list[Any]) -> None:
-        """`failed` have gone in a way of which gunicorn thinks nothing: by a signal, or sys.exit."""
+        """`failed` have gone in a way of which gunicorn thinks nothing: a signal, or sys.exit."""
         if failed and self.page.complete and not self._is_stopping:
             self._try_again("A worker has ended before it had booted.")
 

@@ -134,7 +134,7 @@ class Shutdown:
             stirred=stirred,
             handshakes=is_gated and self.listeners.handshakes(),
             workers=bool(self.arbiter.WORKERS),
-            missed=is_draining and main_loop and not is_gated and self.crew.is_missed(),
+            missed=is_draining and main_loop and self.crew.is_missed(),
             user_code_until=self.user_code.until(),
         )
 
