@@ -25,8 +25,8 @@ Any of these may still be booting. The heirs are up when as many as are wanted h
                    else would accept: they and one more are outgoing, and an heir boots with all
                    their sets
 
-A successor may be unable to boot while its predecessor is there, which has the port, the lock or the
-memory that it wants. So when none has booted in the time of an overlap the order is gunicorn's::
+A successor may be unable to boot while its predecessor is there, which has the port, the lock or
+the memory that it wants. So when none boots in the time of an overlap the order is gunicorn's::
 
     it fails, again and again       ->  the one (the old) retires, and is waited for: then one boots
     ... and that one boots at once  ->  the order stays so until the next HUP
