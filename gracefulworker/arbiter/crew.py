@@ -12,7 +12,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -261,16 +261,18 @@ class Crew:
                 return False
         elif not (self.any_booted or self.page.strangers):
             return False
-        self._try_again(reason)
+        self._try_again(reason, failed)
         return True
 
     def note_unbooted(self, failed: list[Any]) -> None:
         """`failed` have gone in a way of which gunicorn thinks nothing: a signal, or sys.exit."""
         if failed and self.page.complete and not self._is_stopping:
-            self._try_again("A worker has ended before it had booted.")
+            self._try_again("A worker has ended before it had booted.", failed)
 
-    def _try_again(self, reason: str) -> None:
+    def _try_again(self, reason: str, failed: Sequence[Any] = ()) -> None:
         self.back_off.fail()
+        if failed and all(worker.is_relief for worker in failed) and not self.someone_serves():
+            self.back_off.cut_short()  # whom they were to relieve has gone meanwhile
         self.arbiter.log.warning("%s Next try in %.1f s", reason, self.back_off.left())
 
     # Leaving

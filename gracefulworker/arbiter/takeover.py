@@ -271,6 +271,8 @@ class Supervisor:
             # not pay for that.
             if not self.crew.outlives_fork(error):
                 raise
+            self.crew.spawning = None
+            self.crew.fold_gone()  # its slot and its descriptor, as often as this is tried
             return None
         finally:
             self.crew.spawning = None
