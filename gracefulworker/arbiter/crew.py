@@ -246,7 +246,7 @@ class Crew:
             if not (self.are_ours() and self.page.complete and self.someone_serves()):
                 return False
         if not isinstance(error, OSError):
-            self.arbiter.log.error("A hook has failed", exc_info=error)
+            self.arbiter.log.error("Exception while a worker was started", exc_info=error)
         self._try_again(f"A worker could not be started: {error!r}.")
         return True
 
