@@ -80,6 +80,7 @@ def stalls():
 MORE = {
     "contract": {
         "test_08_recycling",
+        "test_08_successors",
         "test_08_reuse_port",
         "test_11_lingering",
         "test_12_unchanged",

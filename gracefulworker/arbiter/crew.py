@@ -12,7 +12,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +28,9 @@ from gracefulworker.shared.probes import State
 RETRY_FIRST = 0.2
 RETRY_MOST = 5.0
 
+#: Seconds after which a worker that boots seems to hang, where `graceful_overlap` is 0.
+HANGS_AFTER = 10.0
+
 
 class OurWorker:
     """What makes a worker class one of ours: it knows how to drain, and has a slot.
@@ -38,6 +41,8 @@ class OurWorker:
 
     slot: Slot
     excused_until: float  #: monotonic seconds; until then a missing heartbeat is no fault
+    built_at: float  #: monotonic seconds
+    is_relief: bool  #: whether others served when it was built
 
     # gunicorn's Worker has these.
     age: int
@@ -52,17 +57,31 @@ class BackOff:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self.step = RETRY_FIRST
+        self.reset()
+
+    def reset(self) -> None:
+        """All are up."""
+        self.failures = 0  #: since then
+        self._step = RETRY_FIRST
         self._due = 0.0  # monotonic seconds
 
+    def left(self) -> float:
+        """Seconds to the next try, at which it is 0."""
+        return max(self._due - self._clock(), 0.0)
+
     def over(self) -> bool:
-        return self._clock() >= self._due
+        return not self.left()
 
-    def begin(self) -> None:
-        self._due = self._clock() + self.step
+    def fail(self) -> None:
+        """Of those that have been started together each may fail, and that is one try."""
+        self.failures += 1
+        if self.over():
+            self._due = self._clock() + self._step
+            self._step = min(self._step * 2, RETRY_MOST)
 
-    def lengthen(self) -> None:
-        self.step = min(self.step * 2, RETRY_MOST)
+    def cut_short(self) -> None:
+        """What stood in the way may have gone."""
+        self._due = 0.0
 
 
 class Crew:
@@ -79,7 +98,7 @@ class Crew:
         self._emptied: set[Any] = set()  # listeners in whose queues nobody is left
         self.spawning: Slot | None = None  # of a worker that is built and about to be forked
         self.any_booted = False
-        self.stops = False  # Arbiter.stop has begun: a quick stop comes from SERVING, too
+        self.stops = False  # the service ends, maybe at once: nobody who has gone is missed
         self.back_off = BackOff()
         self._seats: list[Any] = []  # our workers whose slots have not been folded yet
         self._handover = Handover()
@@ -104,10 +123,12 @@ class Crew:
         """A copy, for gunicorn 23 reaps in a signal handler."""
         return list(self.arbiter.WORKERS.values())
 
-    def _roster(self) -> Roster:
+    def _roster(self, hangs_after: float = math.inf) -> Roster:
+        """:param hangs_after: seconds that a worker may take to boot."""
         workers = sorted(self._workers(), key=lambda worker: worker.age)
+        hangs_since = time.monotonic() - hangs_after
         return Roster(
-            [_member(worker) for worker in workers],
+            [_member(worker, hangs_since) for worker in workers],
             self.arbiter.num_workers,
             self._handover,
             frozenset(self.arbiter.LISTENERS),
@@ -122,9 +143,8 @@ class Crew:
 
     def state(self) -> State:
         """How the service stands; also asked in threads that answer probes."""
-        strangers = [_heartbeat(w) for w in self._workers() if not isinstance(w, OurWorker)]
-        now = time.monotonic()
-        self.page.strangers = sum(-math.inf < beat <= now for beat in strangers)
+        strangers = [w for w in self._workers() if not isinstance(w, OurWorker)]
+        self.page.strangers = sum(_has_booted(worker) for worker in strangers)
         self.page.expected = self.arbiter.num_workers
         return self.page.state()
 
@@ -132,6 +152,10 @@ class Crew:
         """Whether there is a worker that gunicorn would not take for hung."""
         oldest = time.monotonic() - (self.arbiter.timeout or math.inf)
         return any(_heartbeat(worker) > oldest for worker in self._workers())
+
+    def someone_serves(self) -> bool:
+        """Whether a worker has booted."""
+        return any(_has_booted(worker) for worker in self._workers())
 
     # Who waits for them
 
@@ -163,25 +187,28 @@ class Crew:
     def seat(self, worker: Any) -> Slot:
         """A slot for a worker of ours, from its `__init__` (in the arbiter, before the fork)."""
         self.spawning = self.page.take_slot()
+        worker.built_at, worker.is_relief = time.monotonic(), self.someone_serves()
         self._seats.append(worker)
         return self.spawning
 
-    def fold_gone(self) -> None:
-        """Add up and free the slots of workers that have been reaped."""
-        self._fold({id(worker) for worker in self._workers()})
+    def fold_gone(self) -> list[Any]:
+        """Add up and free the slots of workers that have been reaped; those that had not booted."""
+        return self._fold({id(worker) for worker in self._workers()})
 
     def fold_all(self) -> None:
         """The same at the end: a quick stop does not wait for those that it has killed."""
         self._fold(set())
 
-    def _fold(self, alive: set[int]) -> None:
-        staying = []
+    def _fold(self, alive: set[int]) -> list[Any]:
+        staying, failed = [], []
         for worker in self._seats:
             slot = worker.slot
             self.any_booted = self.any_booted or bool(slot.booted)
             if id(worker) in alive or (slot is self.spawning and worker.pid == "[booting]"):
                 staying.append(worker)
                 continue
+            if worker.pid != "[booting]" and not (slot.booted or slot.dismissed or slot.retire):
+                failed.append(worker)
             worker.tmp.close()  # stock leaves it open after a failed boot
             if self.page.phase > Phase.SERVING or self.stops:
                 slot.cut += slot.in_flight  # it did not come back to clear this
@@ -192,6 +219,7 @@ class Crew:
                 self._emptied.update(worker.sockets)
             self.page.free_slot(slot)
         self._seats = staying
+        return failed
 
     # Spawning
 
@@ -199,24 +227,51 @@ class Crew:
         if self.back_off.over():
             self.stock.spawn_workers()
 
-    def could_not_start(self, reason: str) -> None:
-        self.arbiter.log.warning("%s Next try in %.1f s", reason, self.back_off.step)
-        self.back_off.begin()
-        self.back_off.lengthen()
-
-    def outlives_failed_boot(self, reason: str) -> bool:
-        """Whether the service goes on after a worker failed to boot."""
-        if self.page.phase == Phase.SERVING or not self.are_ours() or not self.any_booted:
-            return False
-        self.forget_vanished()  # gunicorn 25 raises before it does this
-        self.could_not_start(reason)
-        return True
-
     def forget_vanished(self) -> None:
         """Where SIGCHLD is ignored, the kernel reaps, and nobody else is told."""
         for pid in list(self.arbiter.WORKERS):
             if not _exists(pid):
                 del self.arbiter.WORKERS[pid]
+
+    def outlives_fork(self, error: BaseException) -> bool:
+        """Whether the service goes on though a worker could not be forked; then that is logged.
+
+        A service that has not come up, or that nobody else serves, ends as gunicorn's does.
+        """
+        if self.page.is_serving():
+            if isinstance(error, StopIteration) or not isinstance(error, Exception):
+                return False  # an order to the arbiter
+            if not (self.are_ours() and self.page.complete and self.someone_serves()):
+                return False
+        if not isinstance(error, OSError):
+            self.arbiter.log.error("Exception while a worker was started", exc_info=error)
+        self._try_again(f"A worker could not be started: {error!r}.")
+        return True
+
+    def outlives_boot(self, failed: list[Any], reason: str) -> bool:
+        """The same, of one that failed to boot; `failed` has gone, it among them."""
+        if self.stops:
+            return True
+        if self.page.is_serving():
+            # The first to fail alone is the last.
+            are_reliefs = bool(failed) and all(worker.is_relief for worker in failed)
+            if not (self.are_ours() and self.page.complete and are_reliefs):
+                return False
+        elif not (self.any_booted or self.page.strangers):
+            return False
+        self._try_again(reason, failed)
+        return True
+
+    def note_unbooted(self, failed: list[Any]) -> None:
+        """`failed` have gone in a way of which gunicorn thinks nothing: a signal, or sys.exit."""
+        if failed and self.page.complete and not self.stops:
+            self._try_again("A worker has ended before it had booted.", failed)
+
+    def _try_again(self, reason: str, failed: Sequence[Any] = ()) -> None:
+        self.back_off.fail()
+        if failed and all(worker.is_relief for worker in failed) and not self.someone_serves():
+            self.back_off.cut_short()  # whom they were to relieve has gone meanwhile
+        self.arbiter.log.warning("%s Next try in %.1f s", reason, self.back_off.left())
 
     # Leaving
 
@@ -226,20 +281,26 @@ class Crew:
             self._roster(), self.arbiter.worker_age, time.monotonic() + seconds
         )
         self._dismiss(dismissed)
+        self.back_off.reset()
 
     def manage(self, overlap: float) -> None:
         """As many as there shall be; those that leave are replaced before they do.
 
         :param overlap: seconds that a successor may take to boot.
         """
+        roster = self._roster(overlap or HANGS_AFTER)
+        if roster.heirs_are_up:
+            self.back_off.reset()
         self._handover, orders = crew_plan.plan(
-            self._roster(),
+            roster,
             now=time.monotonic(),
             overlap=overlap,
             serving=self.page.is_serving(),
             may_spawn=self.back_off.over(),
+            failures=self.back_off.failures,
             impatient=self.arbiter.cfg.reload,
         )
+        self._say_who_leaves_first(roster.handover)
         if orders.as_gunicorn:
             self.stock.manage_workers()
         for worker in self._alive(orders.retire):
@@ -248,6 +309,18 @@ class Crew:
             self.arbiter.spawn_worker()
         for worker in self._alive(orders.terminate):
             self.arbiter.kill_worker(worker.pid, signal.SIGTERM)
+
+    def _say_who_leaves_first(self, before: Handover) -> None:
+        if self._handover.blamed_at and not before.blamed_at:
+            self.back_off.cut_short()  # of no use before they have gone
+            self.arbiter.log.warning(
+                "No worker has booted beside those that it shall replace: they leave first"
+            )
+        if self._handover.leave_first and not before.leave_first:
+            self.arbiter.log.warning(
+                "A worker has booted as soon as another had left: until the next HUP they leave"
+                " before they are replaced, as they do with graceful_overlap = 0"
+            )
 
     def order_to_retire(self, worker: Any) -> None:
         if isinstance(worker, OurWorker) and not worker.slot.retire:
@@ -280,6 +353,7 @@ class Crew:
 
     def kill_the_rest(self) -> None:
         """The arbiter's deadline: who has not ended is stuck where Python cannot reach it."""
+        self.stops = True
         for pid in list(self.arbiter.WORKERS):
             self.note_killed(pid)
             self.stock.kill_worker(pid, signal.SIGKILL)
@@ -299,7 +373,7 @@ class Crew:
         )
 
 
-def _member(worker: Any) -> Member:
+def _member(worker: Any, hangs_since: float) -> Member:
     listeners = frozenset(worker.sockets)
     if not isinstance(worker, OurWorker):
         return Member(worker.age, listeners, is_ours=False)
@@ -311,7 +385,14 @@ def _member(worker: Any) -> Member:
         retiring=bool(slot.retire),
         wants_to_retire=bool(slot.wants_to_retire),
         dismissed=bool(slot.dismissed),
+        hangs=not slot.booted and worker.built_at < hangs_since,
     )
+
+
+def _has_booted(worker: Any) -> bool:
+    if isinstance(worker, OurWorker):
+        return bool(worker.slot.booted)
+    return -math.inf < _heartbeat(worker) <= time.monotonic()
 
 
 def _heartbeat(worker: Any) -> float:

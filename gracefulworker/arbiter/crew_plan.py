@@ -1,6 +1,6 @@
 """Who is spawned, who leaves, and in which order: decided here, carried out by `crew`.
 
-gunicorn replaces a worker when it has gone. Here its successor serves before it leaves::
+gunicorn replaces a worker when it has gone. Here its successor serves before it leaves, if it can::
 
     members                 all that live
     |
@@ -25,6 +25,13 @@ Any of these may still be booting. The heirs are up when as many as are wanted h
                    else would accept: they and one more are outgoing, and an heir boots with all
                    their sets
 
+A successor may be unable to boot while its predecessor is there, which has the port, the lock or
+the memory that it wants. So when none boots in the time of an overlap the order is gunicorn's::
+
+    it fails, again and again       ->  the one (the old) retires, and is waited for: then one boots
+    ... and that one boots at once  ->  the order stays so until the next HUP
+    ... and that one fails, too     ->  it was not the predecessor's fault
+
 What may be changed here: that. There is no clock in here, no process and no gunicorn.
 """
 
@@ -45,6 +52,7 @@ class Member:
     retiring: bool = False
     wants_to_retire: bool = False
     dismissed: bool = False  #: told to end while it boots
+    hangs: bool = False  #: has been booting for longer than a successor may take
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,8 @@ class Handover:
     overlap_until: float = 0.0  #: the old stay until then at the most
     outgoing: frozenset[int] = frozenset()  #: their ages
     outgoing_until: float = 0.0  #: these too
+    blamed_at: int = 0  #: the number of failures when leaving ones were first waited for; 0: none
+    leave_first: bool = False  #: successors have been seen to boot only when others have gone
 
 
 @dataclass(frozen=True)
@@ -107,34 +117,52 @@ class Roster:
 
 
 def plan(
-    roster: Roster, *, now: float, overlap: float, serving: bool, may_spawn: bool, impatient: bool
+    roster: Roster,
+    *,
+    now: float,
+    overlap: float,
+    serving: bool,
+    may_spawn: bool,
+    failures: int,
+    impatient: bool,
 ) -> tuple[Handover, Orders]:
     """What is to be done in this pass of the main loop, and what is then under way.
 
     :param now: monotonic seconds.
-    :param overlap: seconds that a successor may take to boot.
+    :param overlap: seconds that a successor may take to boot; 0: it boots when there is room.
     :param serving: whether SIGTERM has not come. From then on a failed boot is tried again and
         again, and nobody leaves before that succeeds.
     :param may_spawn: whether enough time has passed since the last boot that failed.
+    :param failures: starts that have failed since all were up.
     :param impatient: whether one that asks to retire goes at once (`reload`: a developer waits).
     """
-    if now < roster.handover.overlap_until and (roster.booting or roster.missing > 0):
-        return roster.handover, Orders(spawn=max(roster.missing, 0) if may_spawn else 0)
+    roster = _learn(roster, failures)
+    missing = max(roster.missing, 0)
+    if now < roster.handover.overlap_until and (roster.booting or missing):
+        return roster.handover, Orders(spawn=missing if may_spawn else 0)
     roster = _replace(roster, overlap_until=0.0)
     roster = _choose(roster, now + overlap)
-    is_late = now >= roster.handover.outgoing_until and serving
+    leave_first = serving and roster.handover.leave_first
+    is_due = leave_first or now >= roster.handover.outgoing_until
     retire: list[Member] = []
-    if is_late or impatient or roster.heirs_are_up:
+    is_late = serving and is_due and _may_be_spared(roster, failures)
+    if is_late or impatient or _are_up(roster, serving):
         roster, retire = _retire(roster)
     heirs = roster.heirs
     if roster.missing >= 0 and len(heirs) == len(roster.members):
         return roster.handover, Orders(as_gunicorn=True)
-    # Those that leave are replaced now, not when they have gone, and do not count as too many.
+    old = roster.old if serving or roster.heirs_are_up else []
+    # Those that leave do not count as too many, and they are replaced now, not when they have gone;
+    # but for successors that need their room.
+    missing, waited_for = max(roster.missing, 0), 0
+    if serving and (failures or leave_first or (not overlap and not _is_deserted(roster))):
+        waited_for = min(missing, sum(m.retiring for m in roster.members) + len(old))
+        if waited_for and failures:
+            roster = _replace(roster, blamed_at=failures)
     return roster.handover, Orders(
         retire=retire,
-        spawn=max(roster.missing, 0) if may_spawn else 0,
-        terminate=_dispensable(heirs, roster.wanted)
-        + (roster.old if serving or roster.heirs_are_up else []),
+        spawn=missing - waited_for if may_spawn else 0,
+        terminate=_dispensable(heirs, roster.wanted) + old,
     )
 
 
@@ -143,7 +171,14 @@ def begin_overlap(roster: Roster, last_age: int, until: float) -> tuple[Handover
 
     :param until: monotonic seconds.
     """
-    handover = replace(roster.handover, last_old_age=last_age, overlap_until=until)
+    # What has been learnt of successors may not hold for those of a new configuration.
+    handover = replace(
+        roster.handover,
+        last_old_age=last_age,
+        overlap_until=until,
+        blamed_at=0,
+        leave_first=False,
+    )
     if not any(member.is_ours and member.booted for member in roster.members):
         return handover, []
     return handover, _undismissed(roster.booting)  # a former HUP's, which this one replaces
@@ -163,11 +198,20 @@ def _replace(roster: Roster, **changes: object) -> Roster:
     return replace(roster, handover=replace(roster.handover, **changes))  # type: ignore[arg-type]
 
 
+def _learn(roster: Roster, failures: int) -> Roster:
+    """The roster when the first successor has been tried for which others have left."""
+    blamed_at = roster.handover.blamed_at
+    if not blamed_at or failures == blamed_at:
+        return roster
+    leave_first = roster.handover.leave_first or not failures
+    return _replace(roster, blamed_at=0, leave_first=leave_first)
+
+
 def _choose(roster: Roster, until: float) -> Roster:
     """The roster with those outgoing that successors shall follow, if none is under way."""
     outgoing = roster.handover.outgoing & {member.age for member in roster.members}
     roster = _replace(roster, outgoing=outgoing)
-    if outgoing or roster.booting:
+    if outgoing or not all(member.hangs for member in roster.booting):
         return roster
     heirs = roster.heirs
     surplus = len(heirs) - roster.wanted
@@ -180,6 +224,36 @@ def _choose(roster: Roster, until: float) -> Roster:
     if not chosen:
         return roster
     return _replace(roster, outgoing=frozenset(m.age for m in chosen), outgoing_until=until)
+
+
+def _may_be_spared(roster: Roster, failures: int) -> bool:
+    """Whether the outgoing may leave before a successor has booted.
+
+    Only if all others are up: recycling is to cost the service no second worker, should each
+    successor hang. And when some have failed, not while one boots, of which nothing could be learnt
+    then. What is old leaves all the same.
+    """
+    outgoing = roster.handover.outgoing
+    if any(age <= roster.handover.last_old_age for age in outgoing):
+        return True
+    is_tried = failures and not all(member.hangs for member in roster.booting)
+    others_up = sum(heir.booted for heir in roster.heirs) >= roster.wanted - len(outgoing)
+    return others_up and not is_tried
+
+
+def _are_up(roster: Roster, serving: bool) -> bool:
+    """Whether the heirs are up. One that hangs keeps nobody else's successor waiting."""
+    if roster.heirs_are_up:
+        return True
+    booted = sum(heir.booted for heir in roster.heirs)
+    hang = any(heir.hangs for heir in roster.heirs)
+    return serving and hang and 0 < roster.wanted - 1 <= booted
+
+
+def _is_deserted(roster: Roster) -> bool:
+    """Whether newcomers come to listeners of their own, and nobody will accept them there."""
+    attended = {listener for member in roster.staying for listener in member.listeners}
+    return bool(attended) and not attended.issuperset(roster.listeners)
 
 
 def _retire(roster: Roster) -> tuple[Roster, list[Member]]:

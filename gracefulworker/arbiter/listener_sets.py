@@ -87,7 +87,7 @@ class ListenerSets:
             taken = alone[: math.ceil(len(alone) / missing)]
             return list(dict.fromkeys(listener for one in taken for listener in one))
         if len(self._sets) < self.arbiter.num_workers and self._grow:
-            self._sets.append(_kept_from_exec([_sibling(one) for one in self._sets[0]]))
+            self._sets.append(_kept_from_exec(_siblings(self._sets[0])))
             return self._sets[-1]
         # More workers than ever before are followed by more: the worker with the most sets shares.
         return min(self._sets, key=lambda one: _attendance(one, staying))
@@ -110,14 +110,22 @@ def _attendance(listeners: list[Any], workers: list[Any]) -> float:
     return sum(1 / len(worker.sockets) for worker in workers if _shares(listeners, worker))
 
 
-def _sibling(listener: Any) -> Any:
-    """Another listener on the same port; the same one where there can be only one.
+def _siblings(listeners: list[Any]) -> list[Any]:
+    """Other listeners on the same ports; the same ones where there can be only one.
 
     :raises OSError: out of descriptors.
     """
-    if listener.family == socket.AF_UNIX:
-        return listener
-    return type(listener)(listener.getsockname(), listener.conf, listener.log)
+    siblings = []
+    with contextlib.ExitStack() as undo:
+        for listener in listeners:
+            if listener.family == socket.AF_UNIX:
+                siblings.append(listener)
+                continue
+            sibling = type(listener)(listener.getsockname(), listener.conf, listener.log)
+            undo.callback(sibling.close)
+            siblings.append(sibling)
+        undo.pop_all()
+    return siblings
 
 
 def _kept_from_exec(listeners: list[Any]) -> list[Any]:

@@ -135,7 +135,7 @@ class Shutdown:
             stirred=stirred,
             handshakes=is_gated and self.listeners.handshakes(),
             workers=bool(self.arbiter.WORKERS),
-            missed=is_draining and main_loop and not is_gated and self.crew.is_missed(),
+            missed=is_draining and main_loop and self.crew.is_missed(),
             user_code_until=self.user_code.until(),
         )
 
@@ -170,9 +170,7 @@ class Shutdown:
                 self.listeners.close_all()
                 raise StopIteration
             case Then.REPLACE_MISSED:
-                if self.crew.back_off.over():
-                    self.crew.back_off.begin()
-                    self.arbiter.spawn_worker()
+                self.arbiter.spawn_worker()
             case Then.DISMISS_NEEDLESS:
                 self.crew.dismiss_needless()
             case Then.KILL:

@@ -15,7 +15,7 @@ loop looks up by name::
         for each signal: handle_NAME()  handle_term   no stop(): tick
                                         handle_int, handle_quit   a bounded stop(False)
                                         handle_hup    relief first; usr2, winch: not from SIGTERM on
-            handle_chld: reap_workers() reap_workers  a failed boot ends no service that ends
+            handle_chld: reap_workers() reap_workers  a failed boot ends no service that is served
         murder_workers()                murder_workers   nobody in the graceful time
         manage_workers()                manage_workers   TICK: the phases, then the crew
             spawn_workers()             spawn_workers    with back-off
@@ -248,7 +248,12 @@ class Supervisor:
         self.crew.spawn_missing()
 
     def spawn_worker(self) -> Any:
-        """Arbiter.spawn_worker; in the child it ends in SystemExit, which goes all the way up."""
+        """Arbiter.spawn_worker; the child ends in SystemExit, by whatever it leaves gunicorn's.
+
+        :raises BaseException: a hook's, or the fork's, that the service does not outlive.
+        """
+        if not self.crew.back_off.over():
+            return None  # manage_workers will come again
         self.configuration.follow()
         kind = self.configuration.kind
         kind.before_spawn(self.arbiter.cfg, self.settings)
@@ -257,14 +262,31 @@ class Supervisor:
             with self.sets.dealt(heirs, kind.drains, self._missing_beside(heirs)):
                 self.listeners.remember()
                 return self.stock.spawn_worker()
-        except OSError as error:
-            # No process or descriptor is left for it. Those that serve must not pay for that.
-            if self.shutdown.progress.phase == Phase.SERVING or not kind.drains:
+        except BaseException as error:
+            if os.getpid() != self.pid:
+                if isinstance(error, SystemExit):
+                    raise
+                raise self._end_of_child(error) from None
+            # No process or descriptor is left for it, or pre_fork has failed. Those that serve must
+            # not pay for that.
+            if not self.crew.outlives_fork(error):
                 raise
-            self.crew.could_not_start(f"A worker could not be started: {error}.")
+            self.crew.spawning = None
+            self.crew.fold_gone()  # its slot and its descriptor, as often as this is tried
             return None
         finally:
             self.crew.spawning = None
+
+    def _end_of_child(self, error: BaseException) -> SystemExit:
+        """Arbiter.spawn_worker ends a worker by SystemExit, if it has failed by an Exception.
+
+        By anything else (KeyboardInterrupt, gunicorn's own HaltServer, from the application or a
+        hook) it would go on in Arbiter.run, as a second arbiter.
+        """
+        self.log.error("Exception in worker process", exc_info=error)
+        slot = self.crew.spawning
+        booted = slot.booted if slot is not None else self.broadcast.page.complete
+        return SystemExit(255 if booted else Arbiter.WORKER_BOOT_ERROR)
 
     def _missing_beside(self, heirs: list[Any]) -> int:
         """How many workers there are to be forked; in DRAINING one does for all that are gone."""
@@ -282,19 +304,19 @@ class Supervisor:
         self.stock.kill_worker(pid, number)
 
     def reap_workers(self) -> None:
-        """Arbiter.reap_workers; a failed boot does not end a service that is shutting down."""
+        """Arbiter.reap_workers; a failed boot does not end a service that others serve."""
         while True:
             try:
                 self.stock.reap_workers()
             except HaltServer as failure:
-                self.crew.fold_gone()
-                if not self.crew.stops and not self.crew.outlives_failed_boot(failure.reason):
+                self.crew.forget_vanished()  # until 25 gunicorn raises before it does
+                if not self.crew.outlives_boot(self.crew.fold_gone(), failure.reason):
                     raise
                 continue
             break
         if self.shutdown.progress.phase > Phase.SERVING or self.crew.stops:
             self.crew.forget_vanished()
-        self.crew.fold_gone()
+        self.crew.note_unbooted(self.crew.fold_gone())
         if self.shutdown.progress.leaves_reload(self.shutdown.plan):
             raise _LeaveReload
 

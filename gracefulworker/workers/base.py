@@ -203,13 +203,13 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         """Worker.run, the serving loop; the boot is over."""
         if self.supervisor is not None:
             self.warm_up()
+            self.watch.start()  # a thread, which is not to be had at some limits of a container
             self.slot.booted = 1
             self.page.state()  # the last one to boot sees that all are up
             if self.slot.dismissed:
                 return
             if type(self.cfg) is Config:
                 self.cfg.__class__ = SettledConfig
-            self.watch.start()
             self.broadcast.nudge.give()
         super().run()
 

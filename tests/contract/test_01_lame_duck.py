@@ -155,3 +155,25 @@ def test_a_fork_that_fails_is_tried_again(serve, worker):
     server.wait_log("^app imported", count=3)
     server.signal(signal.SIGTERM)
     assert_clean(server)
+
+
+@pytest.mark.parametrize(
+    "hook", ("pre_fork(server, worker)", "post_fork(server, worker)", "post_worker_init(worker)")
+)
+@pytest.mark.parametrize(
+    "what", ("1 / 0", "raise SystemExit(9)", "raise KeyboardInterrupt", "raise StopIteration")
+)
+def test_a_hook_that_fails_while_a_worker_is_spawned_ends_nothing(serve, tmp_path, hook, what):
+    flag = tmp_path / "flag"
+    config = f"import os\ndef {hook}:\n    if os.path.exists('{flag}'):\n        {what}\n"
+    server = serve("gracefulworker.sync", workers=2, delay=30, config=config)
+    server.terminate()
+    flag.touch()
+    server.signal(signal.SIGKILL, server.worker_pids[0])
+    server.wait_log("Next try in", count=2)
+    assert [server.fetch().status for _ in range(5)] == [200] * 5
+    flag.unlink()
+    booted = len(server.grep("^app imported")) + 1
+    server.wait_log("^app imported", count=booted)
+    server.signal(signal.SIGTERM)
+    ended_after_a_kill(server)

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from apps import gate, say, whole
 
 WHERE = os.environ["OWED"]
-kept = []
+kept: list = []
 
 
 def path(name):
@@ -39,8 +39,8 @@ def files():
     plain.write("plain")
     table = open(path("table"), "w", newline="")
     csv.writer(table).writerow(["a", "b"])
-    packed = gzip.open(path("packed"), "wt")
-    packed.write("packed")
+    packed = gzip.open(path("packed"), "wb")
+    packed.write(b"packed")
     started = generator()
     next(started)
     kept.extend([plain, table, packed, Closing(), started, tempfile.TemporaryDirectory(dir=WHERE)])
@@ -58,7 +58,7 @@ def square(number):
 
 
 class Pools:
-    threads = None
+    threads: ThreadPoolExecutor | None = None
     processes = ProcessPoolExecutor(2) if "OWED_PRELOAD" in os.environ else None
 
 
