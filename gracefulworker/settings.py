@@ -490,9 +490,12 @@ def _misspelt_in_file(cfg: Any, names: Mapping[str, object]) -> list[str]:
                 "your own, begin its name with an underscore.)"
             )
         near = _nearest(name.lower(), known)
-        if near is None:
+        # `access_logfile` is an option's name, `name` may be a variable of the user's own.
+        if near is None and "_" not in name:
             continue
         near = options.get(name, near)
+        if near is None:
+            continue
         # `log_level = os.getenv(...); loglevel = log_level` is no mistake either.
         if near not in names:
             warnings.append(

@@ -12,7 +12,7 @@ import gracefulworker
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("gthred", "gthread"), ("GEVENT", "gevent"), ("hooks", "sync"), ("workers", "sync")],
+    [("gthred", "gthread"), ("GEVENT", "gevent"), ("async", "sync")],
 )
 def test_the_start_ends_with_the_nearest_name(tmp_path, name, meant):
     command = [sys.executable, "-m", "gunicorn", "-b", "127.0.0.1:0", "-k"]

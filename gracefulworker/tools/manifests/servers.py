@@ -1,8 +1,9 @@
-"""Pods, containers, and the settings that their gunicorn would run with.
+"""Which gunicorns the files start, and the settings that they would run with.
 
 A `Server` is one gunicorn with all that is known around it, and is what the rules look at. What
-may be changed here: kinds of workload, and where settings are found. Kubernetes' own words are
-used: a container's ``command`` replaces the image's ENTRYPOINT, its ``args`` the CMD.
+starts something else, and what cannot be judged, is kept too, so that nothing is passed over in
+silence. What may be changed here: kinds of workload, which Dockerfile an image is built from, and
+where settings are found.
 """
 
 from __future__ import annotations
@@ -17,14 +18,69 @@ from typing import Any
 from gracefulworker import settings
 from gracefulworker.tools import configuration
 from gracefulworker.tools.configuration import Configuration
-from gracefulworker.tools.manifests import dockerfile, documents, launch
+from gracefulworker.tools.manifests import dockerfile, documents, launch, shell, units
 from gracefulworker.tools.manifests.documents import Node
 from gracefulworker.tools.manifests.launch import Launch, Surroundings, Word
 from gracefulworker.tools.manifests.sources import InputError, Place, Source, unrendered
+from gracefulworker.tools.manifests.units import Stop, Unit
 
 #: Kinds with a pod template in ``spec.template``; Rollout is Argo's.
 TEMPLATED = frozenset(
-    {"DaemonSet", "Deployment", "ReplicaSet", "ReplicationController", "Rollout", "StatefulSet"}
+    {
+        *("DaemonSet", "Deployment", "DeploymentConfig", "ReplicaSet", "ReplicationController"),
+        *("Rollout", "StatefulSet"),
+    }
+)
+
+#: Kinds that run to their end and serve nobody.
+JOBS = frozenset({"CronJob", "Job"})
+
+#: Images that start a program of their own, whatever else is in the files; by the last part of the
+#: name. Those of the Docker Hub's official ones, and of sidecars, that stand beside web services.
+OWN_START = frozenset(
+    {
+        *("adminer", "alertmanager", "caddy", "cadvisor", "cassandra", "certbot", "clickhouse"),
+        *("clickhouse-server", "cloud-sql-proxy", "cloudflared", "consul", "couchdb"),
+        *("elasticsearch", "envoy", "etcd", "flower", "fluent-bit", "fluentd", "gce-proxy"),
+        *("git-sync", "grafana", "haproxy", "httpd", "influxdb", "jaeger", "kafka", "keycloak"),
+        *(
+            "kibana",
+            "localstack",
+            "logstash",
+            "loki",
+            "mailhog",
+            "mailpit",
+            "mariadb",
+            "meilisearch",
+        ),
+        *(
+            "memcached",
+            "memcached-exporter",
+            "minio",
+            "mongo",
+            "mongo-express",
+            "mongodb",
+            "mosquitto",
+        ),
+        *("mssql-server", "mysql", "nats", "neo4j", "nginx", "nginx-prometheus-exporter"),
+        *("nginx-unprivileged", "node-exporter", "oauth2-proxy", "openresty", "opensearch"),
+        *("otel-collector", "opentelemetry-collector", "opentelemetry-collector-contrib", "pause"),
+        *("percona", "pgadmin4", "pgbouncer", "pgvector", "phpmyadmin", "portainer", "postgis"),
+        *("postgres", "postgres-exporter", "postgresql", "prometheus", "promtail", "proxyv2"),
+        *("rabbitmq", "redis", "redis-commander", "redis-exporter", "redis-stack", "registry"),
+        *("solr", "squid", "statsd-exporter", "traefik", "valkey", "varnish", "vault", "vector"),
+        *(
+            "wait-for-it",
+            "zipkin",
+            "zookeeper",
+            "busybox",
+            "alpine",
+            "ubuntu",
+            "debian",
+            "selenium",
+        ),
+        *("timescaledb", "mysqld-exporter", "watchtower", "dynamodb-local", "pgbackrest", "kong"),
+    }
 )
 
 #: What only a template that is not rendered has in a pod's spec.
@@ -49,11 +105,6 @@ class Container:
     name: str
     image: str
     environ: Mapping[str, str | None]
-
-    @property
-    def base(self) -> str:
-        """The last part of the image's name, without tag and digest."""
-        return self.image.split("@")[0].rsplit("/", 1)[-1].split(":")[0]
 
     def ports(self) -> dict[str, int]:
         """The declared ports by name; those without one by their number."""
@@ -91,10 +142,17 @@ class Pod:
         return {key: value.text or "" for key, value in self.metadata["annotations"].pairs()}
 
     @property
-    def period(self) -> float:
-        """Seconds from the deletion (the preStop hook included) to SIGKILL."""
-        number = self.spec["terminationGracePeriodSeconds"].number
-        return 30.0 if number is None else number
+    def stop(self) -> Stop:
+        """From the deletion (the preStop hook included) to SIGKILL."""
+        period = self.spec["terminationGracePeriodSeconds"]
+        return Stop(
+            "terminationGracePeriodSeconds",
+            period.number if period else 30.0,
+            period.place,
+            bool(period),
+            "terminationGracePeriodSeconds: {}",
+            to="child" if self.spec["shareProcessNamespace"].text == "true" else "pid1",
+        )
 
 
 @dataclass
@@ -105,6 +163,7 @@ class Server:
     :param is_complete: whether nothing else can set options: no config file that was not given,
         no arguments that are not known.
     :param pod: None outside Kubernetes.
+    :param stop: how it is ended; None where the files do not say what runs it.
     """
 
     name: str
@@ -116,6 +175,7 @@ class Server:
     pod: Pod | None = None
     container: Container | None = None
     image: dockerfile.Image | None = None
+    stop: Stop | None = None
     is_procfile: bool = False
     refusal: str | None = None
     ours: settings.Settings | None = None
@@ -141,7 +201,7 @@ class Server:
     @cached_property
     def is_delayed(self) -> bool | None:
         """Whether gracefulworker gives it its delay: by the worker class, or by the hook."""
-        if any(_is_from_us(value) for value in self.read.names.values()):
+        if self.imports_ours:
             return True
         location = self.read.cfg.config
         if isinstance(location, str) and location.startswith("python:gracefulworker"):
@@ -154,6 +214,11 @@ class Server:
         if "." not in worker and ":" not in worker:
             return False
         return False if worker.startswith(FOREIGN) else None
+
+    @property
+    def imports_ours(self) -> bool:
+        """Whether its config file imports gracefulworker."""
+        return any(_is_from_us(value) for value in self.read.names.values())
 
     @property
     def delay(self) -> float | None:
@@ -188,7 +253,9 @@ class Server:
 
     def presleep(self) -> float | None:
         """Seconds that its preStop hook sleeps; 0 without a hook, None for any other hook."""
-        return 0.0 if self.container is None else prestop_sleep(self.container.node)
+        if self.container is None:
+            return 0.0
+        return prestop_sleep(self.container.node, self.environ)
 
     def place_of(self, words: str) -> Place:
         """Where the first variable of the container stands that is named in `words`.
@@ -232,17 +299,41 @@ class Cluster:
         ]
 
 
-def prestop_sleep(container: Node) -> float | None:
+def prestop_sleep(container: Node, environ: Mapping[str, str | None]) -> float | None:
     """Seconds that a container's preStop hook sleeps; 0 without a hook, None for any other one."""
     hook = container["lifecycle"]["preStop"]
     if not hook:
         return 0.0
     if hook["sleep"]:
         return hook["sleep"]["seconds"].number
-    command = " ".join(word.text or "" for word in hook["exec"]["command"])
-    units = {"": 1, "s": 1, "m": 60, "h": 3600}
-    found = re.findall(r"\bsleep\s+(\d+(?:\.\d+)?)([smh]?)\b", command)
-    return sum(float(number) * units[unit] for number, unit in found) if found else None
+    words = [_referring(word.text or "", environ) for word in hook["exec"]["command"]]
+    return _slept(words, environ)
+
+
+def _slept(words: Sequence[str], environ: Mapping[str, str | None]) -> float | None:
+    """Seconds that a command sleeps; None when it does not, or when they are not known."""
+    name = os.path.basename(words[0]) if words else ""
+    if name == "busybox":
+        words, name = words[1:], os.path.basename(words[1]) if len(words) > 1 else ""
+    if name == "sleep":
+        times = [units.seconds_of(word) for word in words[1:]]
+        return None if None in times or not times else sum(time or 0.0 for time in times)
+    if name.startswith("python"):
+        found = re.findall(r"\bsleep\(\s*(\d+(?:\.\d+)?)\s*\)", " ".join(words))
+        return sum(map(float, found)) if found else None
+    at = next((n for n, word in enumerate(words) if re.fullmatch(r"-[a-z]*c", word)), None)
+    if (name == "sh" or name in launch.SHELLS) and at is not None and at + 1 < len(words):
+        try:
+            inner = shell.commands(words[at + 1], environ)
+        except shell.TooMuch:
+            return None
+        sleeps = [
+            None if one.condition or one.in_loop else _slept(one.words, environ)
+            for one in inner
+            if one.beside != "background" and any("sleep" in word for word in one.words)
+        ]
+        return None if None in sleeps or not sleeps else sum(time or 0.0 for time in sleeps)
+    return None
 
 
 def _backends(ingress: Node) -> Iterator[str | None]:
@@ -265,67 +356,120 @@ def _is_from_us(value: object) -> bool:
     return any(str(name).split(".")[0] == "gracefulworker" for name in modules if name)
 
 
+@dataclass(frozen=True)
+class Unjudged:
+    """Something that starts a program, or may, and was not judged.
+
+    :param why: a sentence without a subject.
+    """
+
+    name: str
+    place: Place
+    why: str
+
+
 @dataclass
 class Reader:
     """Gathers what the files hold, and then finds the servers in it.
 
     :param config_file: the gunicorn config file that the user gave.
+    :param images_by_name: the Dockerfile of an image, where the user said it.
+    :param target: the stage of a Dockerfile that is built, where the user said it.
     """
 
     config_file: str | None = None
+    images_by_name: Mapping[str, str] = field(default_factory=dict)
+    target: str | None = None
     cluster: Cluster = field(default_factory=Cluster)
     pods: list[Pod] = field(default_factory=list)
-    images: list[dockerfile.Image] = field(default_factory=list)
-    scripts: dict[str, Source] = field(default_factory=dict)
+    units: list[Unit] = field(default_factory=list)
+    dockerfiles: list[dockerfile.Dockerfile] = field(default_factory=list)
+    scripts: list[Source] = field(default_factory=list)
     procfiles: list[Source] = field(default_factory=list)
     errors: list[InputError] = field(default_factory=list)
+    not_judged: list[Unjudged] = field(default_factory=list)
+    #: What starts another program than gunicorn, with that program's name.
+    others: list[tuple[str, Place, str]] = field(default_factory=list)
+    #: Files without anything that starts a program.
+    passed_over: list[str] = field(default_factory=list)
     #: Sentences about what could not be taken into account.
     notes: list[str] = field(default_factory=list)
     #: A config file that lies beside what was given. It is not run unless the user asks for that.
     config_beside: str | None = None
+    _used: set[str] = field(default_factory=set)
 
     def add(self, source: Source) -> None:
         """Take in one text."""
         beside = os.path.join(os.path.dirname(source.file), "gunicorn.conf.py")
         if os.path.exists(beside):
             self.config_beside = beside
-        if source.kind == "yaml":
-            try:
-                for document in documents.parse(source):
-                    self._add_document(document, source)
-            except InputError as error:
-                self.errors.append(error)
-        elif source.kind == "dockerfile":
-            image = dockerfile.read(source)
-            if image is not None:
-                self.images.append(image)
-        elif source.kind == "procfile":
-            self.procfiles.append(source)
-        else:
-            self.scripts[source.name] = source
+        try:
+            if source.kind == "yaml":
+                found = [self._add_document(one, source) for one in documents.parse(source)]
+                if not any(found):
+                    self.passed_over.append(source.file)
+            elif source.kind == "dockerfile":
+                self.dockerfiles.append(dockerfile.read(source))
+            elif source.kind == "procfile":
+                self.procfiles.append(source)
+            elif source.kind == "systemd":
+                self.units += units.of_systemd(source)
+            elif source.kind == "supervisord":
+                self.units += units.of_supervisord(source)
+            elif source.kind == "fly":
+                self.units += units.of_fly(source)
+            else:
+                self.scripts.append(source)
+        except InputError as error:
+            self.errors.append(error)
 
-    def _add_document(self, document: Node, source: Source) -> None:
+    def _add_document(self, document: Node, source: Source) -> bool:
+        """Take in one document; tell whether it is of a kind that is known, or starts something."""
         kind = document["kind"].text or ""
-        if kind == "List" or kind.endswith("List"):
-            for item in document["items"]:
-                self._add_document(item, source)
-            return
+        name = document["metadata"]["name"].text or "without a name"
+        if kind == "List" or kind.endswith("List") or kind == "Template":
+            items = [*document["items"], *document["objects"]]
+            found = [self._add_document(item, source) for item in items]
+            return any(found)
         if kind in TEMPLATED:
             template = document["spec"]["template"]
             metadata, spec = template["metadata"], template["spec"]
         elif kind == "Pod":
             metadata, spec = document["metadata"], document["spec"]
+        elif (document["apiVersion"].text or "").startswith("serving.knative.dev/"):
+            self._add_knative(name, document)
+            return True
+        elif document["services"].is_mapping and not kind:
+            self.units += units.of_compose(document)
+            return True
+        elif document["containerDefinitions"]:
+            self.units += units.of_task_definition(document)
+            return True
+        elif document["taskDefinition"]["containerDefinitions"]:
+            self.units += units.of_task_definition(document["taskDefinition"])
+            return True
         else:
-            self._add_neighbour(kind, document)
-            return
+            return self._add_neighbour(kind, name, document)
         lines = source.text.splitlines()[spec.line - 1 : spec.last_line] if spec else []
         for number, line in enumerate(lines):
             if _TEMPLATE.search(line):
                 raise unrendered(source.file, spec.line + number)
-        name = document["metadata"]["name"].text or "without a name"
         self.pods.append(Pod(kind, name, document, metadata, spec))
+        return True
 
-    def _add_neighbour(self, kind: str, document: Node) -> None:
+    def _add_knative(self, name: str, document: Node) -> None:
+        kind = document["kind"].text or ""
+        platform = "Cloud Run" if units.is_cloud_run(document) else "Knative"
+        stop = units.knative_stop(document)
+        for node in document["spec"]["template"]["spec"]["containers"]:
+            title = f"{platform} {kind} {name}, container {node['name'].text or ''}".rstrip()
+            if stop.seconds is None:
+                self._note(
+                    f"{title}: how long it may take to stop is not judged (10 s on Cloud Run)"
+                )
+            self.units.append(self._unit_of(title, node, stop))
+
+    def _add_neighbour(self, kind: str, name: str, document: Node) -> bool:
         if kind == "Service":
             self.cluster.services.append(document)
         elif kind == "Ingress":
@@ -334,96 +478,279 @@ class Reader:
             self.cluster.target_groups.append(document)
         elif kind == "ConfigMap":
             self.cluster.config_maps[document["metadata"]["name"].text or ""] = document
+        elif kind in JOBS:
+            why = "is a job, which ends by itself"
+            self.not_judged.append(Unjudged(f"{kind} {name}", document.place, why))
+        elif kind and document.holds("containers"):
+            why = "is of a kind that is not read here"
+            self.not_judged.append(Unjudged(f"{kind} {name}", document.place, why))
+        elif document.holds("ContainerDefinitions"):
+            why = "is CloudFormation's: give the task definition itself"
+            self.not_judged.append(Unjudged("the ECS task definition", document.place, why))
+        return bool(kind) or document.holds("ContainerDefinitions")
+
+    # -- what is started
 
     def servers(self) -> list[Server]:
         """Return every gunicorn in what was taken in."""
         found = []
-        for pod in self.pods:
-            for node in pod.containers:
-                found += self._of_container(pod, node)
-        used = [server.image for server in found]
-        for image in self.images:
-            own = self._of_image(image)
-            if own and self.pods and image not in used:
-                self._note(f"{image.file}: no container in the files is known to be of this image")
-            found += own
+        in_pods = [
+            (self._unit_of_pod(pod, node), pod)
+            for pod in self.pods
+            for node in pod.containers
+            if self._has_image(pod, node)
+        ]
+        all_units = [*(unit for unit, _ in in_pods), *self.units]
+        for unit, pod in in_pods:
+            found += self._of_unit(unit, all_units, pod)
+        for unit in self.units:
+            found += self._of_unit(unit, all_units, None)
+        served = [server.image for server in found]
+        for file in self.dockerfiles:
+            if file.file not in self._used:
+                own = self._of_dockerfile(file, served)
+                if own and all_units:
+                    self._note(
+                        f"{file.file}: no container in the files is known to be of this image"
+                    )
+                found += own
         for procfile in self.procfiles:
             found += self._of_procfile(procfile)
-        for source in self.scripts.values():
-            if source.named:
-                around = Surroundings(self.scripts, {})
-                launches = launch.find([source.name], Place(source.file, 1, ""), around)
-                found += [self._server(f"script {source.name}", one, {}) for one in launches]
-        return found
+        return found + self._of_scripts()
 
-    def _of_container(self, pod: Pod, node: Node) -> list[Server]:
-        image_name = node["image"].text
-        if image_name is None:
-            return []  # a patch for another document, which has the rest
+    def _has_image(self, pod: Pod, node: Node) -> bool:
+        if node["image"].text is not None:
+            return True
+        name = f"{pod.kind} {pod.name}, container {node['name'].text or ''}"
+        why = "has no image: it is a patch for another document, which has the rest"
+        self.not_judged.append(Unjudged(name, node.place, why))
+        return False
+
+    def _unit_of_pod(self, pod: Pod, node: Node) -> Unit:
+        name = f"{pod.kind} {pod.name}, container {node['name'].text or ''}"
+        return self._unit_of(name, node, pod.stop)
+
+    def _unit_of(self, name: str, node: Node, stop: Stop) -> Unit:
+        """Kubernetes: ``command`` replaces the image's ENTRYPOINT, ``args`` its CMD."""
         environ = self._environ(node)
-        container = Container(node, node["name"].text or "", image_name, environ)
-        command = [_word(word, environ) for word in node["command"]]
-        args = [_word(word, environ) for word in node["args"]]
-        image = None if command else self._image_of(container, pod)
-        place = (node["command"] or node["args"] or node["image"]).place
-        words = [*command, *args]
+        return Unit(
+            name,
+            (node["command"] or node["args"] or node["image"] or node).place,
+            [_word(word, environ) for word in node["command"]],
+            [_word(word, environ) for word in node["args"]],
+            environ,
+            node["image"].text or "",
+            stop=stop,
+            node=node,
+        )
+
+    def _of_unit(self, unit: Unit, all_units: Sequence[Unit], pod: Pod | None) -> list[Server]:
+        image, reason = self._image_of(unit, all_units)
+        words, place, environ = [*unit.words, *unit.arguments], unit.place, unit.environ
+        sh = dockerfile.shell_of(unit.image)
         if image is not None:
             environ = {**image.environ, **environ}
-            start = image.entrypoint or image.command
-            words = [*(image.entrypoint.words if image.entrypoint else ())]
-            words += args or (image.command.words if image.command else ())
-            if not args and start is not None:
-                place = start.place
-        around = Surroundings(self.scripts, environ, image.sh if image else "dash")
+            sh = image.sh
+            if not unit.words:
+                start = image.entrypoint or image.command
+                words = [*(image.entrypoint.words if image.entrypoint else ())]
+                words += unit.arguments or (image.command.words if image.command else ())
+                if not unit.arguments and start is not None:
+                    place = start.place
+                self._used.add(image.file)
+        around = self._around(place.file, environ, sh)
         launches = launch.find(words, place, around)
-        if not launches and not command and environ.get("GUNICORN_CMD_ARGS"):
+        if not launches and not unit.words and environ.get("GUNICORN_CMD_ARGS"):
             # The image starts gunicorn, in a way that nobody has shown us.
             launches = [Launch(("$CMD",), place)]
-        name = f"{pod.kind} {pod.name}, container {container.name}"
-        for source in node["envFrom"] if launches else ():
-            config_map = source["configMapRef"]["name"].text
-            if config_map is not None and config_map not in self.cluster.config_maps:
-                self._note(f"{name}: the ConfigMap {config_map} is not among the files")
-        context = {"pod": pod, "container": container, "image": image}
-        # A script may start gunicorn in several ways; one of them becomes the service.
-        return [self._server(name, one, environ, **context) for one in launches[-1:]]
-
-    def _of_image(self, image: dockerfile.Image) -> list[Server]:
-        words = [*(image.entrypoint.words if image.entrypoint else ())]
-        words += image.command.words if image.command else ()
-        start = image.command or image.entrypoint
-        if start is None:
+        if not launches:
+            self._other(unit, words, image, reason, around)
             return []
-        around = Surroundings(self.scripts, image.environ, image.sh)
-        launches = launch.find(words, start.place, around)
-        return [self._server("the image", one, image.environ, image=image) for one in launches]
+        for gap in around.gaps:
+            self._note(f"{unit.name}: {gap}, and is taken to pass everything on")
+        if unit.node is not None:
+            for source in unit.node["envFrom"]:
+                config_map = source["configMapRef"]["name"].text
+                if config_map is not None and config_map not in self.cluster.config_maps:
+                    self._note(f"{unit.name}: the ConfigMap {config_map} is not among the files")
+        container = None
+        if pod is not None and unit.node is not None:
+            name = unit.node["name"].text or ""
+            container = Container(unit.node, name, unit.image, unit.environ)
+        context = {"pod": pod, "container": container, "image": image, "stop": unit.stop}
+        return self._servers(unit.name, launches, environ, **context)
 
-    def _of_procfile(self, procfile: Source) -> Iterator[Server]:
+    def _other(
+        self,
+        unit: Unit,
+        words: Sequence[str],
+        image: dockerfile.Image | None,
+        reason: str,
+        around: Surroundings,
+    ) -> None:
+        """Keep what a unit starts that is not gunicorn, or why that is not known."""
+        is_own = image is None and unit.base in OWN_START and not unit.words
+        if is_own:
+            self.others.append((unit.name, unit.place, unit.base))
+        elif around.gaps:
+            self.not_judged.append(Unjudged(unit.name, unit.place, "; ".join(around.gaps)))
+        elif words and (unit.words or image is not None or not unit.image):
+            self.others.append((unit.name, unit.place, os.path.basename(words[0])))
+        else:
+            if image is not None:
+                reason = f"is started by {image.base}, the image that its Dockerfile begins with"
+            self.not_judged.append(Unjudged(unit.name, unit.place, reason))
+
+    def _of_dockerfile(
+        self, file: dockerfile.Dockerfile, served: Sequence[dockerfile.Image | None]
+    ) -> list[Server]:
+        found: list[Server] = []
+        stages = self._stages(file)
+        for image in stages:
+            start = image.command or image.entrypoint
+            name = "the image"
+            if len(stages) > 1 or image is not file.stages[-1]:
+                name += f" of stage {image.stage or image.base}"
+            place = start.place if start is not None else image.place
+            around = self._around(image.file, image.environ, image.sh)
+            launches = launch.find(image.words, place, around)
+            if launches:
+                found += self._servers(name, launches, image.environ, image=image)
+                continue
+            unit = Unit(name, place, image="its own")
+            self._other(unit, image.words, image, "", around)
+        if not stages:
+            place = Place(file.file, 1, "")
+            self.not_judged.append(Unjudged("the Dockerfile", place, "has no FROM"))
+        return found
+
+    def _stages(self, file: dockerfile.Dockerfile) -> list[dockerfile.Image]:
+        """The stages to judge: the target, or the last; else all that start gunicorn."""
+        target = file.stage(self.target) if self.target is not None else None
+        if target is not None:
+            return [target]
+        last = list(file.stages[-1:])
+        if any(self._starts(image) for image in last):
+            return last
+        return [image for image in file.stages if self._starts(image)] or last
+
+    def _starts(self, image: dockerfile.Image) -> bool:
+        around = self._around(image.file, image.environ, image.sh)
+        return bool(launch.find(image.words, image.place, around))
+
+    def _of_procfile(self, procfile: Source) -> list[Server]:
+        found: list[Server] = []
         for number, line in enumerate(procfile.text.splitlines(), 1):
             process, colon, text = line.partition(":")
             if not colon or process.lstrip().startswith("#"):
                 continue
+            name = f"process {process.strip()}"
             place = Place(procfile.file, number, process.strip())
+            around = self._around(procfile.file, {})
             # What runs a Procfile sends SIGTERM to every process, so no shell can hold it up.
-            around = Surroundings(self.scripts, {})
-            for _, one in launch.in_text(text, place, around):
-                freed = replace(one, holder=None)
-                yield self._server(f"process {process.strip()}", freed, {}, is_procfile=True)
+            launches = [replace(one, holder=None) for _, one in launch.in_text(text, place, around)]
+            if launches:
+                found += self._servers(name, launches, {}, is_procfile=True)
+            elif around.gaps:
+                self.not_judged.append(Unjudged(name, place, "; ".join(around.gaps)))
+            else:
+                self.others.append((name, place, next(iter(text.split()), "nothing")))
+        return found
 
-    def _image_of(self, container: Container, pod: Pod) -> dockerfile.Image | None:
-        """The Dockerfile that a container's image is probably built from, if there is one.
+    def _of_scripts(self) -> list[Server]:
+        """The scripts that were named; of those in a directory the ones that something starts."""
+        found: list[Server] = []
+        for source in self.scripts:
+            if source.file in self._used:
+                continue
+            place = Place(source.file, 1, "")
+            name = f"script {source.name}"
+            if not source.named:
+                if "gunicorn" in source.text:
+                    why = "is started by nothing in the files: name it to have it judged"
+                    self.not_judged.append(Unjudged(name, place, why))
+                continue
+            around = self._around(source.file, {})
+            launches = launch.of_script(source, around)
+            if launches:
+                found += self._servers(name, launches, {})
+            else:
+                why = "; ".join(around.gaps) or "starts no gunicorn by itself"
+                self.not_judged.append(Unjudged(name, place, why))
+        return found
 
-        With a single Dockerfile it is the one of the pod's only container whose start is left to
-        its image; with several, the one whose file or directory is named like the image.
+    # -- which image, which script
+
+    def _image_of(
+        self, unit: Unit, all_units: Sequence[Unit]
+    ) -> tuple[dockerfile.Image | None, str]:
+        """The image that a unit is probably of; else why its start is not known.
+
+        What the user or the platform says comes first, then the name of the Dockerfile or of its
+        directory. A single Dockerfile is taken for the only image that nothing else is known of.
         """
-        for image in self.images:
-            parts = re.split(r"[/\\.]", image.file)
-            if container.base in parts:
-                return image
-        bare = [node for node in pod.containers if not node["command"]]
-        if len(self.images) == 1 and len(bare) == 1:
-            return self.images[0]
-        return None
+        if unit.image == "" and unit.dockerfile is None:
+            return None, "has neither a command nor an image"
+        reason = f"is started by its image, {unit.image}: give its Dockerfile too"
+        for name, path in self.images_by_name.items():
+            if name in (unit.base, unit.image, unit.image.split("@")[0].rpartition(":")[0]):
+                return self._built(path, unit.target), reason
+        if unit.dockerfile is not None:
+            reason = f"is started by the image of {unit.dockerfile}: give that too"
+            return self._built(unit.dockerfile, unit.target), reason
+        named = [file for file in self.dockerfiles if unit.base in _names(file.file)]
+        if len(named) == 1:
+            return self._stage_of(named[0], unit.target), reason
+        if not self.dockerfiles or unit.base in OWN_START:
+            return None, reason
+        reason = (
+            f"is started by its image, {unit.image}, and no Dockerfile is called like that: say "
+            f"which one it is, as in {unit.base}=Dockerfile"
+        )
+        others = [one for one in all_units if one.image and one.base not in OWN_START]
+        for candidates in (others, [one for one in others if not one.words]):
+            is_sole = {one.image for one in candidates} == {unit.image}
+            if is_sole and len(self.dockerfiles) == 1 and not self.images_by_name:
+                return self._stage_of(self.dockerfiles[0], unit.target), reason
+        return None, reason
+
+    def _built(self, path: str, target: str) -> dockerfile.Image | None:
+        same = [
+            file
+            for file in self.dockerfiles
+            if os.path.realpath(file.file) == os.path.realpath(path)
+        ]
+        return self._stage_of(same[0], target) if same else None
+
+    def _stage_of(self, file: dockerfile.Dockerfile, target: str) -> dockerfile.Image | None:
+        image = file.stage(target) if target else None
+        stages = [image] if image is not None else self._stages(file)
+        if not stages:
+            return None
+        if stages[0] is not file.stages[-1] and not target and self.target is None:
+            self._note(
+                f"{file.file}: the last stage starts no gunicorn, so the stage "
+                f"{stages[0].stage or stages[0].base} is judged: say which one it is with --target"
+            )
+        return stages[0]
+
+    def _around(
+        self, file: str, environ: Mapping[str, str | None], sh: str = "dash"
+    ) -> Surroundings:
+        """What a command line of `file` is read in; of several scripts of one name, the nearest."""
+        nearest: dict[str, Source] = {}
+        distances: dict[str, int] = {}
+        for source in self.scripts:
+            distance = -len(
+                os.path.commonpath([os.path.abspath(source.file), os.path.abspath(file)])
+            )
+            if distance < distances.get(source.name, 1):
+                nearest[source.name], distances[source.name] = source, distance
+            elif distance == distances[source.name] and nearest[source.name].text != source.text:
+                self._note(f"there are several scripts called {source.name}: one was taken")
+        return Surroundings(nearest, environ, sh, used=self._used)
+
+    # -- settings
 
     def _environ(self, container: Node) -> dict[str, str | None]:
         environ: dict[str, str | None] = {}
@@ -443,6 +770,20 @@ class Reader:
             else:
                 environ[name] = _referring(entry["value"].text or "", environ)
         return environ
+
+    def _servers(
+        self,
+        name: str,
+        launches: Sequence[Launch],
+        environ: Mapping[str, str | None],
+        **context: Any,
+    ) -> list[Server]:
+        """One for each way in which gunicorn may be started; the developer's is left out."""
+        served = [one for one in launches if "--reload" not in one.arguments] or launches
+        for one in served:
+            if one.condition is not None and len(served) == 1:
+                self._note(f"{name}: gunicorn is started depending on `{one.condition}`")
+        return [self._server(name, one, environ, **context) for one in served]
 
     def _server(
         self, name: str, one: Launch, environ: Mapping[str, str | None], **context: Any
@@ -478,6 +819,16 @@ class Reader:
             server.refusal = str(error)
 
 
+def _names(file: str) -> set[str]:
+    """What the image of a Dockerfile may be called: as its directory, or as the file itself."""
+    directory, name = os.path.split(os.path.abspath(file))
+    parts = directory.split(os.sep)
+    while parts and parts[-1] in ("docker", ".docker", "build", "deploy", "deployment"):
+        parts.pop()
+    names = {part for part in re.split(r"[.]|(?i:docker|container)file", name) if part}
+    return {*parts[-1:], *(part.strip("-_.") for part in names)} - {""}
+
+
 def _word(node: Node, environ: Mapping[str, str | None]) -> str:
     """One word of a container's command, with its place."""
     # The text of a block begins on the line after its | or >.
@@ -499,10 +850,21 @@ def _referring(text: str, environ: Mapping[str, str | None]) -> str:
     return _REFERENCE.sub(value, text)
 
 
-def read_all(inputs: Sequence[Source | InputError], config_file: str | None) -> Reader:
+def read_all(
+    inputs: Sequence[Source | InputError],
+    config_file: str | None,
+    images_by_name: Mapping[str, str] | None = None,
+    target: str | None = None,
+) -> Reader:
     """Return a reader that has taken in all that can be read."""
-    reader = Reader(config_file)
+    reader = Reader(config_file, images_by_name or {}, target)
+    seen: set[str] = set()
     for one in inputs:
+        # A file that was named, and stands in a directory that was, counts once.
+        path = os.path.realpath(one.file)
+        if path in seen and one.file != "<stdin>":
+            continue
+        seen.add(path)
         if isinstance(one, InputError):
             reader.errors.append(one)
         else:
