@@ -125,7 +125,7 @@ def _print(report: dict[str, Any]) -> None:
     for note in report["notes"]:
         _line(f"note: {note}", sys.stderr)
     for one in report["not_judged"]:
-        _line(f"{one['file']}:{one['line']}: not judged: {one['name']} {one['why']}")
+        _line(f"{one['file']}:{one['line']}: not judged: {one['name']}: {one['why']}")
     if report["passed_over"]:
         names = report["passed_over"][:NAMED]
         more = len(report["passed_over"]) - len(names)

@@ -60,9 +60,10 @@ SHELLS = {
 _PYTHON = re.compile(r"(python|pypy)[\d.]*\Z")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
-#: Names of what is probably a script, and not a program.
+#: What is probably a script, and not a program.
 _SCRIPT = re.compile(
-    r"\.(sh|bash)\Z|entrypoint|\A(start|run|boot|launch|serve|init|up|web|cmd|go)\b", re.IGNORECASE
+    r"\.(sh|bash)\Z|entrypoint|/(start|run|boot|launch|serve|init|up|web|cmd|go)\b[^/]*\Z",
+    re.IGNORECASE,
 )
 
 #: With one of these gunicorn prints something and ends.
@@ -173,9 +174,9 @@ def _from_unknown(
 ) -> list[Launch]:
     """A script that was not given, a variable, or another program."""
     is_variable = shell.UNKNOWN in words[0]
-    is_script = _SCRIPT.search(name) is not None
+    is_script = _SCRIPT.search(words[0]) is not None
     if is_script or is_variable:
-        found = _from_wrapper(name, words[1:], place, around)
+        found = _from_wrapper(name, words[1:], place, replace(around, gaps=[]))
         if is_script:
             around.miss(f"the script {name} was not given")
         elif not found:
@@ -258,7 +259,11 @@ def _from_wrapper(
         match = _ASSIGNMENT.match(word)
         if match is not None:
             assigned[match[1]] = match[2]
-        found = find(words[number:], place, replace(around, depth=around.depth + 1))
+        inner = replace(around, depth=around.depth + 1, gaps=[])
+        found = find(words[number:], place, inner)
+        # The first word of which something is known is the command.
+        if found or not around.gaps:
+            around.gaps.extend(inner.gaps)
         if found:
             return [
                 replace(

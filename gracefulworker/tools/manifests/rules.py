@@ -53,6 +53,9 @@ PROXIES = frozenset(
 #: let in.
 HANDOVER = 2.0
 
+#: graceful_delay's own default, which is enough for kube-proxy and ingress-nginx.
+USUAL_DELAY = 5.0
+
 #: Seconds that an AWS load balancer takes to hear that a target which is a pod's own address is
 #: leaving, at least, and what is well enough; kube-proxy and ingress-nginx take less than 5.
 #: docs/platforms.md
@@ -815,20 +818,22 @@ def no_delay(server: Server) -> Iterator[Mistake]:
     if server.read.names == {}:
         fix += " (should a config file in the image do so already, give it with -c)"
     targets = _targets(server)
-    fronts = [node["name"].text for node, _ in in_front(server)]
+    fronts = [node for node, _ in in_front(server)]
     if targets is not None:
         fix += f", with {_enough(server)} for {targets}"
     elif fronts:
+        sleep = max(prestop_sleep(fronts[0], {}) or 0.0, USUAL_DELAY)
         fix += (
-            f", with GRACEFUL_DELAY={5 + HANDOVER:g} and a preStop sleep of 5 s for the container "
-            f"{fronts[0]} in front"
+            f", with GRACEFUL_DELAY={sleep + HANDOVER:g} and a preStop sleep of {sleep:g} s for "
+            f"the container {fronts[0]['name'].text} in front"
         )
     yield Mistake(
         ERROR if server.pod is not None else WARNING,
         server.place_of("GRACEFUL_DELAY"),
         f"gunicorn (worker class {name}) stops as soon as SIGTERM arrives, and there is no preStop "
         "hook",
-        "for some seconds at each deploy new connections are refused: 502 from the balancer",
+        "for some seconds at each deploy new connections are refused: 502 from the balancer"
+        + (" (as soon as it hears of SIGTERM, see sigterm-lost)" if server.launch.holder else ""),
         fix,
     )
 

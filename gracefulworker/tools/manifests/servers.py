@@ -360,7 +360,7 @@ def _is_from_us(value: object) -> bool:
 class Unjudged:
     """Something that starts a program, or may, and was not judged.
 
-    :param why: a sentence without a subject.
+    :param why: a sentence.
     """
 
     name: str
@@ -479,13 +479,13 @@ class Reader:
         elif kind == "ConfigMap":
             self.cluster.config_maps[document["metadata"]["name"].text or ""] = document
         elif kind in JOBS:
-            why = "is a job, which ends by itself"
+            why = "a job ends by itself, and serves nobody"
             self.not_judged.append(Unjudged(f"{kind} {name}", document.place, why))
         elif kind and document.holds("containers"):
-            why = "is of a kind that is not read here"
+            why = f"the kind {kind} is not read here"
             self.not_judged.append(Unjudged(f"{kind} {name}", document.place, why))
         elif document.holds("ContainerDefinitions"):
-            why = "is CloudFormation's: give the task definition itself"
+            why = "CloudFormation is not read here: give the task definition itself"
             self.not_judged.append(Unjudged("the ECS task definition", document.place, why))
         return bool(kind) or document.holds("ContainerDefinitions")
 
@@ -522,7 +522,7 @@ class Reader:
         if node["image"].text is not None:
             return True
         name = f"{pod.kind} {pod.name}, container {node['name'].text or ''}"
-        why = "has no image: it is a patch for another document, which has the rest"
+        why = "it is a patch for another document, which has its image"
         self.not_judged.append(Unjudged(name, node.place, why))
         return False
 
@@ -598,7 +598,7 @@ class Reader:
             self.others.append((unit.name, unit.place, os.path.basename(words[0])))
         else:
             if image is not None:
-                reason = f"is started by {image.base}, the image that its Dockerfile begins with"
+                reason = f"its base image, {image.base}, starts it"
             self.not_judged.append(Unjudged(unit.name, unit.place, reason))
 
     def _of_dockerfile(
@@ -621,7 +621,7 @@ class Reader:
             self._other(unit, image.words, image, "", around)
         if not stages:
             place = Place(file.file, 1, "")
-            self.not_judged.append(Unjudged("the Dockerfile", place, "has no FROM"))
+            self.not_judged.append(Unjudged("the Dockerfile", place, "it has no FROM"))
         return found
 
     def _stages(self, file: dockerfile.Dockerfile) -> list[dockerfile.Image]:
@@ -667,7 +667,7 @@ class Reader:
             name = f"script {source.name}"
             if not source.named:
                 if "gunicorn" in source.text:
-                    why = "is started by nothing in the files: name it to have it judged"
+                    why = "nothing in the files starts it: name it to have it judged"
                     self.not_judged.append(Unjudged(name, place, why))
                 continue
             around = self._around(source.file, {})
@@ -675,7 +675,7 @@ class Reader:
             if launches:
                 found += self._servers(name, launches, {})
             else:
-                why = "; ".join(around.gaps) or "starts no gunicorn by itself"
+                why = "; ".join(around.gaps) or "it starts no gunicorn by itself"
                 self.not_judged.append(Unjudged(name, place, why))
         return found
 
@@ -690,13 +690,13 @@ class Reader:
         directory. A single Dockerfile is taken for the only image that nothing else is known of.
         """
         if unit.image == "" and unit.dockerfile is None:
-            return None, "has neither a command nor an image"
-        reason = f"is started by its image, {unit.image}: give its Dockerfile too"
+            return None, "it has neither a command nor an image"
+        reason = f"its image, {unit.image}, starts it: give its Dockerfile too"
         for name, path in self.images_by_name.items():
             if name in (unit.base, unit.image, unit.image.split("@")[0].rpartition(":")[0]):
                 return self._built(path, unit.target), reason
         if unit.dockerfile is not None:
-            reason = f"is started by the image of {unit.dockerfile}: give that too"
+            reason = f"the image of {unit.dockerfile} starts it: give that too"
             return self._built(unit.dockerfile, unit.target), reason
         named = [file for file in self.dockerfiles if unit.base in _names(file.file)]
         if len(named) == 1:
@@ -704,8 +704,8 @@ class Reader:
         if not self.dockerfiles or unit.base in OWN_START:
             return None, reason
         reason = (
-            f"is started by its image, {unit.image}, and no Dockerfile is called like that: say "
-            f"which one it is, as in {unit.base}=Dockerfile"
+            f"its image, {unit.image}, starts it, and no Dockerfile is called like that: say which "
+            f"one it is, as in {unit.base}=Dockerfile"
         )
         others = [one for one in all_units if one.image and one.base not in OWN_START]
         for candidates in (others, [one for one in others if not one.words]):
