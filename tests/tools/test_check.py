@@ -692,6 +692,9 @@ def test_shell_quotation_that_never_ends_is_not_understood():
         ("exit 0\nother", None),
         ("exec run\nother", ["run"]),
         ('test -n "$KNOWN" || other; run', ["run"]),
+        # A character that is no ASCII after a brace ended the process, in the grammar's scanner.
+        ("run {\U000e7335 'é' \"$KNOWN ü\" ${A:-ñ}", ["run", "{\U000e7335", "é", "a b ü", "ñ"]),
+        ('B="$KNOWN $KNOWN"; run "$B"', ["run", "a b a b"]),
     ],
 )
 def test_shell_is_followed(text, words):

@@ -74,13 +74,12 @@ def run(arguments: argparse.Namespace) -> int:
     for server in found:
         for finding in rules.judge(server):
             findings.setdefault((finding.rule, finding.place, finding.mistake), finding)
-    judged = list(dict.fromkeys(server.name for server in found))
     report = {
         "schema": SCHEMA,
         "files": len({one.file for one in inputs}),
-        "servers": len(judged),
+        "servers": len(reader.judged),
         "findings": [_flat(finding) for finding in findings.values()],
-        "judged": judged,
+        "judged": reader.judged,
         "not_judged": [
             {"name": one.name, "file": one.place.file, "line": one.place.line, "why": one.why}
             for one in reader.not_judged
@@ -100,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(report, indent=2))
     else:
         _print(report)
-    if reader.errors or not judged:
+    if reader.errors or not reader.judged:
         return 2
     return int(any(finding.severity == rules.ERROR for finding in findings.values()))
 

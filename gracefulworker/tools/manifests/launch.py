@@ -46,6 +46,9 @@ SUPERVISORS = frozenset({"supervisord", "circusd", "runsvdir", "s6-svscan", "hon
 #: Programs whose arguments may name gunicorn without starting it.
 _MENTIONING = frozenset({"pip", "pip3", "echo", "printf", "pkill", "pgrep", "killall", "grep"})
 
+#: gunicorn as a word of a command line, or of a text in one.
+_NAMED = re.compile(r"(^|[\s/;&'\"])gunicorn(\s|\Z)")
+
 #: The shells, each with the one whose manners it has; plain `sh` depends on the image.
 SHELLS = {
     "dash": "dash",
@@ -151,7 +154,7 @@ def find(words: Sequence[str], place: Place, around: Surroundings) -> list[Launc
         return []
     name, rest = os.path.basename(words[0]), words[1:]
     place = getattr(words[0], "place", place)
-    if name == "gunicorn":
+    if name in ("gunicorn", "gunicorn3"):  # the second is Debian's
         if NO_SERVER & set(rest):
             around.miss("gunicorn is only asked to print something, and ends")
             return []
@@ -184,7 +187,7 @@ def _from_unknown(
         return found
     if name in SUPERVISORS:
         around.miss(f"{name} starts what its own configuration says: give that")
-    elif name not in _MENTIONING and any("gunicorn" in word for word in words):
+    elif name not in _MENTIONING and any(_NAMED.search(word) for word in words):
         around.miss(f"{name} may start gunicorn, in a way that is not read here")
     return []
 
@@ -209,12 +212,22 @@ def in_text(
     except shell.TooMuch as error:
         around.miss(f"{_subject(place)} {error}")
         return []
-    if not all_commands and (not shell.is_understood(text) or "gunicorn" in text):
+    if not all_commands and not shell.is_understood(text):
         around.miss(f"{_subject(place)} is not understood as shell")
+    elif not all_commands and "gunicorn" in text:
+        around.miss(f"{_subject(place)} names gunicorn, and starts nothing that is known here")
+    gaps: list[str] = []
     for command in all_commands:
         at = replace(place, line=place.line + command.line - 1)
-        inner = replace(around, environ={**around.environ, **command.assigned})
-        for launch in find(command.words, at, inner):
+        environ = {**around.environ, **command.assigned}
+        inner = replace(around, environ=environ, gaps=[])
+        launches = find(command.words, at, inner)
+        # Where gunicorn is found, the commands beside it do not matter.
+        if launches:
+            around.gaps.extend(inner.gaps)
+        else:
+            gaps += inner.gaps
+        for launch in launches:
             found.append(
                 (
                     command,
@@ -225,6 +238,8 @@ def in_text(
                     ),
                 )
             )
+    for gap in () if found else gaps:
+        around.miss(gap)
     return found
 
 
@@ -255,14 +270,18 @@ def _from_wrapper(
 ) -> list[Launch]:
     """What a wrapper runs begins with the first word of its command line that is known here."""
     assigned = {}
+    first = next((n for n, word in enumerate(words) if not word.startswith("-")), 0)
+    if "--" in words:
+        first = words.index("--") + 1
     for number, word in enumerate(words):
         match = _ASSIGNMENT.match(word)
         if match is not None:
             assigned[match[1]] = match[2]
         inner = replace(around, depth=around.depth + 1, gaps=[])
         found = find(words[number:], place, inner)
-        # The first word of which something is known is the command.
-        if found or not around.gaps:
+        # What is named first is the command; a variable further on is an argument of one.
+        is_argument = word.startswith("$") and (number != first or name.startswith("wait-for"))
+        if found or not (around.gaps or is_argument):
             around.gaps.extend(inner.gaps)
         if found:
             return [
@@ -342,14 +361,14 @@ def _stays(command: shell.Command, name: str) -> Holder | None:
     if command.is_exec and not command.beside:
         return None
     trap = command.trap
-    if command.beside != "background":
-        if trap is None:
-            return Holder(name)
-        return Holder(name, "runs its trap for SIGTERM only when gunicorn, in the foreground, ends")
     if trap is None:
         return Holder(name)
+    if command.beside != "background":
+        return Holder(name, "runs its trap for SIGTERM only when gunicorn, in the foreground, ends")
     if not trap.passes_on:
         return Holder(name, "has a trap for SIGTERM that does not pass it on")
+    if not command.waits and command.is_followed:
+        return Holder(name, "runs its trap for SIGTERM only when what is in the foreground ends")
     if not trap.waits and command.waits < 2:
         return Holder(
             name, "ends when its trap has run (SIGTERM ends its wait), and the container with it"

@@ -387,6 +387,8 @@ class Reader:
     scripts: list[Source] = field(default_factory=list)
     procfiles: list[Source] = field(default_factory=list)
     errors: list[InputError] = field(default_factory=list)
+    #: Each service with a gunicorn, once, in whatever ways it may be started.
+    judged: list[str] = field(default_factory=list)
     not_judged: list[Unjudged] = field(default_factory=list)
     #: What starts another program than gunicorn, with that program's name.
     others: list[tuple[str, Place, str]] = field(default_factory=list)
@@ -406,7 +408,11 @@ class Reader:
         try:
             if source.kind == "yaml":
                 found = [self._add_document(one, source) for one in documents.parse(source)]
-                if not any(found):
+                if not any(found) and "gunicorn" in source.text:
+                    why = "it names gunicorn, in a form that is not read here"
+                    name = f"the file {source.name}"
+                    self.not_judged.append(Unjudged(name, Place(source.file, 1, ""), why))
+                elif not any(found):
                     self.passed_over.append(source.file)
             elif source.kind == "dockerfile":
                 self.dockerfiles.append(dockerfile.read(source))
@@ -557,7 +563,8 @@ class Reader:
                 words += unit.arguments or (image.command.words if image.command else ())
                 if not unit.arguments and start is not None:
                     place = start.place
-                self._used.add(image.file)
+                if not unit.arguments:
+                    self._used.add(image.file)
         around = self._around(place.file, environ, sh)
         launches = launch.find(words, place, around)
         if not launches and not unit.words and environ.get("GUNICORN_CMD_ARGS"):
@@ -566,8 +573,7 @@ class Reader:
         if not launches:
             self._other(unit, words, image, reason, around)
             return []
-        for gap in around.gaps:
-            self._note(f"{unit.name}: {gap}, and is taken to pass everything on")
+        self._note_gaps(unit.name, around)
         if unit.node is not None:
             for source in unit.node["envFrom"]:
                 config_map = source["configMapRef"]["name"].text
@@ -615,8 +621,11 @@ class Reader:
             around = self._around(image.file, image.environ, image.sh)
             launches = launch.find(image.words, place, around)
             if launches:
+                self._note_gaps(name, around)
                 found += self._servers(name, launches, image.environ, image=image)
                 continue
+            if image.command is None and image.entrypoint is not None:
+                around.miss("what it starts depends on the arguments that it is given")
             unit = Unit(name, place, image="its own")
             self._other(unit, image.words, image, "", around)
         if not stages:
@@ -650,6 +659,7 @@ class Reader:
             # What runs a Procfile sends SIGTERM to every process, so no shell can hold it up.
             launches = [replace(one, holder=None) for _, one in launch.in_text(text, place, around)]
             if launches:
+                self._note_gaps(name, around)
                 found += self._servers(name, launches, {}, is_procfile=True)
             elif around.gaps:
                 self.not_judged.append(Unjudged(name, place, "; ".join(around.gaps)))
@@ -673,6 +683,7 @@ class Reader:
             around = self._around(source.file, {})
             launches = launch.of_script(source, around)
             if launches:
+                self._note_gaps(name, around)
                 found += self._servers(name, launches, {})
             else:
                 why = "; ".join(around.gaps) or "it starts no gunicorn by itself"
@@ -690,10 +701,10 @@ class Reader:
         directory. A single Dockerfile is taken for the only image that nothing else is known of.
         """
         if unit.image == "" and unit.dockerfile is None:
-            return None, "it has neither a command nor an image"
+            return None, "it has neither a command nor an image here"
         reason = f"its image, {unit.image}, starts it: give its Dockerfile too"
         for name, path in self.images_by_name.items():
-            if name in (unit.base, unit.image, unit.image.split("@")[0].rpartition(":")[0]):
+            if name in (unit.base, unit.image, unit.repository):
                 return self._built(path, unit.target), reason
         if unit.dockerfile is not None:
             reason = f"the image of {unit.dockerfile} starts it: give that too"
@@ -707,11 +718,12 @@ class Reader:
             f"its image, {unit.image}, starts it, and no Dockerfile is called like that: say which "
             f"one it is, as in {unit.base}=Dockerfile"
         )
-        others = [one for one in all_units if one.image and one.base not in OWN_START]
-        for candidates in (others, [one for one in others if not one.words]):
-            is_sole = {one.image for one in candidates} == {unit.image}
-            if is_sole and len(self.dockerfiles) == 1 and not self.images_by_name:
-                return self._stage_of(self.dockerfiles[0], unit.target), reason
+        candidates = {
+            one.repository for one in all_units if one.image and one.base not in OWN_START
+        }
+        is_claimed = self.images_by_name or any(one.dockerfile for one in all_units)
+        if len(self.dockerfiles) == len(candidates) == 1 and not is_claimed:
+            return self._stage_of(self.dockerfiles[0], unit.target), reason
         return None, reason
 
     def _built(self, path: str, target: str) -> dockerfile.Image | None:
@@ -783,6 +795,7 @@ class Reader:
         for one in served:
             if one.condition is not None and len(served) == 1:
                 self._note(f"{name}: gunicorn is started depending on `{one.condition}`")
+        self.judged.append(name)
         return [self._server(name, one, environ, **context) for one in served]
 
     def _server(
@@ -807,6 +820,10 @@ class Reader:
         server = Server(name, one, read, is_complete, environ, self.cluster, **context)
         self._read_ours(server, known)
         return server
+
+    def _note_gaps(self, name: str, around: Surroundings) -> None:
+        for gap in around.gaps:
+            self._note(f"{name}: {gap}, and is taken to pass everything on")
 
     def _note(self, note: str) -> None:
         if note not in self.notes:

@@ -40,11 +40,25 @@ _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)\Z", re.DOTALL)
 _ESCAPED = re.compile(r"\\(\n|.)", re.DOTALL)
 _SIGTERM = {"TERM", "SIGTERM", "15"}
 
+#: Characters that are no ASCII, and the letters that stand for one while a text is parsed.
+_OTHER = re.compile(r"[^\x00-\x7f]|\x01")
+_LETTERS = re.compile("\x01([0-9a-f]{2,6})\x02")
+
 #: Commands that set no variable of ours, though they are sourced.
 _HARMLESS = re.compile(r"(^|/)activate$")
 
 #: Words of a trap that pass the signal on, or stop gunicorn in another way.
 _PASSES_ON = re.compile(r"\b(kill|pkill|killall|supervisorctl)\b|\bgracefulworker drain\b")
+
+
+#: The signals that a trap sends with kill, and those of them with which gunicorn stops at once.
+_KILL = re.compile(r"\b(?:kill|pkill|killall)\s+(?:-s\s*)?(-?\w*)")
+_QUICK = {
+    f"{dash}{prefix}{name}"
+    for dash in ("-", "")
+    for prefix in ("SIG", "")
+    for name in ("QUIT", "INT", "KILL", "3", "2", "9")
+}
 
 
 class TooMuch(Exception):
@@ -78,6 +92,7 @@ class Command:
     :param condition: what decides whether it is run, when that is not known.
     :param trap: the last one for SIGTERM in the text.
     :param is_trapped: the text has a trap for any signal, so the shell does not give its place up.
+    :param is_followed: another command of the text is run after it.
     :param waits: the ``wait`` commands (a loop counts twice) after it.
     """
 
@@ -93,6 +108,7 @@ class Command:
     condition: str | None = None
     trap: Trap | None = None
     is_trapped: bool = False
+    is_followed: bool = False
     waits: int = 0
 
 
@@ -103,7 +119,7 @@ class _State:
     exported: set[str]
     functions: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, list[str]] = field(default_factory=dict)
-    trap: Trap | None = None
+    trap: str | None = None
     is_over: bool = False
     has_returned: bool = False
     #: A file was sourced that nobody has shown us: any variable may have been set there.
@@ -142,7 +158,7 @@ class _State:
         self.exported = set().union(*(one.exported for one in going))
         for one in going:
             self.functions |= one.functions
-            self.trap = one.trap or self.trap
+            self.trap = self.trap if one.trap is None else one.trap
             self.is_open |= one.is_open
         arrays = going[0].arrays
         self.arrays = {
@@ -188,8 +204,10 @@ def commands(
     except RecursionError:
         raise TooMuch("is nested too deeply") from None
     for number, command in enumerate(walk.found):
-        command.trap = walk.state.trap or command.trap
+        action = walk.state.trap if walk.state.trap is not None else walk.actions[number]
+        command.trap = None if action is None else walk.trapped(action)
         command.is_trapped = walk.is_trapped
+        command.is_followed = number + 1 < len(walk.found)
         command.waits = sum(walk.waits[number + 1 :])
     return walk.found
 
@@ -213,7 +231,7 @@ def expand(text: str, environ: Mapping[str, str | None]) -> str:
     quoted = '"' + re.sub(r'["`]|\\(?!\$)|\$\(', lambda match: "\\" + match[0], text) + '"'
     root = _parse(quoted)
     nodes = [node for node in _descend(root) if node.type == "string"]
-    if root.has_error or not nodes or nodes[0].end_byte != len(quoted.encode()):
+    if root.has_error or not nodes or nodes[0].end_byte != root.end_byte:
         return text
     try:
         return "".join(piece for piece, _ in walk.pieces(nodes[0]))
@@ -230,14 +248,20 @@ def _descend(root: Any) -> Iterator[Any]:
 
 
 def _parse(text: str) -> Any:
-    data = text.encode("utf-8", "replace")
+    # The grammar's scanner (0.25.1) asks C's isdigit of a character after a brace, which reads past
+    # the end of its table for those of other alphabets: the process dies. So they go in as letters.
+    data = _OTHER.sub(lambda match: f"\x01{ord(match[0]):x}\x02", text).encode()
     if len(data) > MAX_SIZE:
         raise TooMuch(f"has more than {MAX_SIZE // 1000} kB")
     return _parser().parse(data).root_node
 
 
+def _decoded(data: bytes) -> str:
+    return _LETTERS.sub(lambda match: chr(int(match[1], 16)), data.decode())
+
+
 def _source_text(node: Any) -> str:
-    return bytes(node.text).decode("utf-8", "replace")
+    return _decoded(bytes(node.text))
 
 
 class _Walk:
@@ -257,6 +281,10 @@ class _Walk:
         #: After each command (and before the first), how many waits came before the next one.
         self.waits: list[int] = [0]
         self.is_trapped = False
+        #: For each command the trap for SIGTERM that was set before it.
+        self.actions: list[str | None] = []
+        #: All functions, also those that are defined after the trap that calls them.
+        self.functions: dict[str, Any] = {}
         self.steps = 0
         self.depth = 0
         self.offset = 0  # of the lines
@@ -504,7 +532,7 @@ class _Walk:
         name = node.child_by_field_name("name")
         body = node.child_by_field_name("body")
         if name is not None and body is not None:
-            self.state.functions[_source_text(name)] = body
+            self.state.functions[_source_text(name)] = self.functions[_source_text(name)] = body
 
     def _on_test_command(self, node: Any, is_last: bool) -> None:
         """It runs nothing."""
@@ -611,9 +639,9 @@ class _Walk:
                 is_tail=is_last,
                 in_loop=self.loops > 0,
                 condition=self.conditions[-1] if self.conditions else None,
-                trap=self.state.trap,
             )
         )
+        self.actions.append(self.state.trap)
         self.waits.append(0)
         if is_exec and not self.beside:
             self.state.is_over = True
@@ -718,21 +746,27 @@ class _Walk:
         if action == "-":
             self.state.trap = None
             return
-        # The functions that it calls, and those that these call.
+        self.state.trap = action
+
+    def trapped(self, action: str) -> Trap:
+        """What a trap's text does, with the functions that it calls, and those that these call."""
+        functions = self.functions
         text = action
         seen: set[str] = set()
         for _ in range(_MAX_DEPTH):
-            called = {n for n in self.state.functions if re.search(rf"\b{re.escape(n)}\b", text)}
+            called = {name for name in functions if re.search(rf"\b{re.escape(name)}\b", text)}
             if called <= seen:
                 break
             for name in called - seen:
-                text += "\n" + _source_text(self.state.functions[name])
+                text += "\n" + _source_text(functions[name])
             seen |= called
         name = action.split()[0] if action.split() else ""
-        is_elsewhere = self.state.is_open and name not in self.state.functions
-        passes_on = bool(_PASSES_ON.search(text)) or is_elsewhere
-        waits = is_elsewhere or re.search(r"\bwait\b|\bkill -0\b|\bdrain\b", text) is not None
-        self.state.trap = Trap(passes_on, waits)
+        if self.state.is_open and name not in functions:  # it may be defined in what was sourced
+            return Trap(True, True)
+        sent = set(_KILL.findall(text))
+        passes_on = bool(_PASSES_ON.search(text)) and not (sent and sent <= _QUICK)
+        waits = re.search(r"\bwait\b|\bkill -0\b|\bdrain\b", text) is not None
+        return Trap(passes_on, waits)
 
     # -- conditions
 
@@ -894,7 +928,7 @@ class _Walk:
                 "arithmetic_expansion",
             ):
                 continue
-            begin, end = child.start_byte - start, child.end_byte - start
+            begin, end = child.start_byte - start + _lead(child), child.end_byte - start
             parts.append((_literal(data[position:begin]), False))
             parts += self.pieces(child)
             position = end
@@ -917,28 +951,28 @@ class _Walk:
             if child.type in ("variable_name", "special_variable_name", "subscript"):
                 name = _source_text(child)
                 break
-        written = f"${name}" if _NAME.match(name) else _source_text(node)
+        written = f"${name}" if _NAME.match(name) else _source_text(node).lstrip()
         if not name and node.type == "expansion":
             # `${@}`, `${1:-x}` and what the grammar has no name for
-            match = re.match(r"\$\{(\w+|[@*#?])", _source_text(node))
+            match = re.match(r"\s*\$\{(\w+|[@*#?])", _source_text(node))
             name = match[1] if match is not None else ""
         value = self._value(name)
         if node.type == "simple_expansion":
             return [written if value is None or value is _UNSET else str(value)]
-        text = _source_text(node)
-        match = re.match(r"\$\{[\w@*]+(:?[-=+?]|##?|%%?|,,?|\^\^?)", text)
+        text = _source_text(node).lstrip()
+        match = re.match(r"\$\{[\w@*]+(:?[-=+?]|##?|%%?|,,?|\^\^?)", text, re.ASCII)
         if match is None:
             is_plain = re.fullmatch(r"\$\{\w+\}", text) is not None
             return [str(value) if is_plain and isinstance(value, str) else written]
-        operator, at = match[1], len(match[0].encode())
+        operator, at = match[1], len(match[0].encode()) + _lead(node)
         kind = operator[-1]
         if kind in "-=":
             if value is _UNSET and not self.state.is_open and name != "@":
                 value = self._word_after(node, at)
-                if kind == "=":
-                    self.state.variables[name] = str(value)
             elif value == "" and operator[0] == ":":
                 value = self._word_after(node, at)
+            if kind == "=" and isinstance(value, str):
+                self.state.variables[name] = value
         elif kind == "+":
             if isinstance(value, str):
                 is_empty = value == "" and operator[0] == ":"
@@ -961,7 +995,7 @@ class _Walk:
         parts: list[str] = []
         position = at
         for child in node.named_children:
-            begin, end = child.start_byte - start, child.end_byte - start
+            begin, end = child.start_byte - start + _lead(child), child.end_byte - start
             if begin < at:
                 continue
             if child.type in (
@@ -995,8 +1029,13 @@ class _Everything(set[str]):
         return True
 
 
+def _lead(node: Any) -> int:
+    """The bytes of white space before an expansion, which the grammar takes into its first sign."""
+    return len(node.text) - len(node.text.lstrip()) if "expansion" in node.type else 0
+
+
 def _literal(data: bytes) -> str:
-    text = data.decode("utf-8", "replace")
+    text = _decoded(data)
     return re.sub(r"\\(\n|[$`\"\\])", lambda m: "" if m[1] == "\n" else m[1], text)
 
 

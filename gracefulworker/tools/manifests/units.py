@@ -75,6 +75,13 @@ class Unit:
         """The last part of the image's name, without tag and digest."""
         return base_of(self.image)
 
+    @property
+    def repository(self) -> str:
+        """The image's name without tag and digest."""
+        name = self.image.split("@")[0]
+        directory, slash, last = name.rpartition("/")
+        return directory + slash + last.split(":")[0]
+
 
 def base_of(image: str) -> str:
     """The last part of an image's name, without tag and digest."""
@@ -118,7 +125,7 @@ def of_compose(document: Node) -> Iterator[Unit]:
         path = None
         if build:
             parts = (os.path.dirname(document.file), context)
-            path = os.path.join(*parts, build["dockerfile"].text or "Dockerfile")
+            path = os.path.normpath(os.path.join(*parts, build["dockerfile"].text or "Dockerfile"))
         command = service["command"]
         yield Unit(
             f"compose service {name}",
@@ -126,7 +133,7 @@ def of_compose(document: Node) -> Iterator[Unit]:
             _compose_words(service["entrypoint"]),
             _compose_words(command),
             _compose_environ(service),
-            service["image"].text or "",
+            _interpolated(service["image"]),
             path,
             build["target"].text or "",
             stop,
