@@ -7,6 +7,7 @@ was once easy to mistake for a mistake.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -726,6 +727,16 @@ def test_shell_variables_reach_a_command_only_when_they_are_exported():
 def test_shell_without_an_end_is_given_up(text):
     with pytest.raises(shell.TooMuch):
         shell.commands(text)
+
+
+@pytest.mark.parametrize("unit", ["(", "{ ", "a | ", "if x; then ", "${", '"', "<<A ", "x $A\n"])
+def test_a_long_text_is_followed_or_given_up_in_time(unit):
+    """The ceiling is far above what each takes (2 s at most on an idle machine)."""
+    begin = time.monotonic()
+    for size in (shell.MAX_SIZE - 10, 2 * shell.MAX_SIZE):
+        with contextlib.suppress(shell.TooMuch):
+            shell.commands(unit * (size // len(unit)))
+    assert time.monotonic() - begin < 30
 
 
 def test_dockerfile_stages():

@@ -168,3 +168,23 @@ def test_status_0_says_what_was_judged(capsys, monkeypatch, output):
         assert last == "2 files, 1 gunicorn, 2 not judged: 0 errors, 0 warnings"
     else:
         assert json.loads(out)["judged"] == ["the image"]
+
+
+def test_an_option_s_name_in_the_config_file_is_a_near_miss(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(CASES)
+    config = tmp_path / "conf.py"
+    config.write_text("access_logfile = '-'\nlog_file = name = 'mine'\n")
+    cli.main(["check", "--format", "json", "compose-sound.yaml", "-c", str(config)])
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert finding["mistake"].startswith("access_logfile in the config file is not a setting")
+    assert finding["mistake"].endswith("did you mean accesslog?")
+
+
+def test_the_stage_that_is_built_can_be_said(capsys, monkeypatch):
+    monkeypatch.chdir(CASES)
+    arguments = ["check", "--format", "json", "last-stage-tests.Dockerfile", "--target"]
+    assert cli.main([*arguments, "production"]) == 1
+    capsys.readouterr()
+    assert cli.main([*arguments, "test"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert [one["program"] for one in report["others"]] == ["pytest"]

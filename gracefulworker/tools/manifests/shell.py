@@ -24,7 +24,10 @@ import tree_sitter
 import tree_sitter_bash
 
 #: Bytes of a text that is followed; start scripts of well-known images have up to 30 kB.
-MAX_SIZE = 200_000
+MAX_SIZE = 50_000
+
+#: The parser's time grows with the square of a pipeline's length: 2,000 take half a second.
+_MAX_PIPES = 2_000
 
 #: Statements that are followed in one text, its functions counted anew at each call.
 _MAX_STEPS = 20_000
@@ -59,6 +62,11 @@ _QUICK = {
     for prefix in ("SIG", "")
     for name in ("QUIT", "INT", "KILL", "3", "2", "9")
 }
+
+
+#: Nodes that are no statements, and those that end one.
+_SILENT = frozenset({"comment", "heredoc_body"})
+_ENDS = frozenset({";", ";;", "fi", "esac", ")", "}", "\n"})
 
 
 class TooMuch(Exception):
@@ -203,12 +211,14 @@ def commands(
         walk.text(text)
     except RecursionError:
         raise TooMuch("is nested too deeply") from None
+    waits = sum(walk.waits)
     for number, command in enumerate(walk.found):
         action = walk.state.trap if walk.state.trap is not None else walk.actions[number]
         command.trap = None if action is None else walk.trapped(action)
         command.is_trapped = walk.is_trapped
         command.is_followed = number + 1 < len(walk.found)
-        command.waits = sum(walk.waits[number + 1 :])
+        waits -= walk.waits[number]
+        command.waits = waits
     return walk.found
 
 
@@ -253,6 +263,8 @@ def _parse(text: str) -> Any:
     data = _OTHER.sub(lambda match: f"\x01{ord(match[0]):x}\x02", text).encode()
     if len(data) > MAX_SIZE:
         raise TooMuch(f"has more than {MAX_SIZE // 1000} kB")
+    if text.count("|") > _MAX_PIPES:
+        raise TooMuch("has too many pipelines")
     return _parser().parse(data).root_node
 
 
@@ -301,16 +313,13 @@ class _Walk:
         self._sequence(_parse(text).children, is_last=True)
 
     def _sequence(self, nodes: Sequence[Any], is_last: bool = False) -> None:
-        nodes = [node for node in nodes if node.type not in ("comment", "heredoc_body")]
+        nodes = [node for node in nodes if node.type not in _SILENT]
+        last = max((n for n, node in enumerate(nodes) if node.type not in _ENDS), default=-1)
         for number, node in enumerate(nodes):
             if self.state.is_over or self.state.has_returned:
                 return
-            following = nodes[number + 1].type if number + 1 < len(nodes) else ""
-            rest = [other.type for other in nodes[number + 1 :]]
-            is_end = is_last and all(
-                kind in (";", ";;", "fi", "esac", ")", "}", "\n") for kind in rest
-            )
-            self._statement(node, is_end, is_background=following == "&")
+            is_background = number + 1 < len(nodes) and nodes[number + 1].type == "&"
+            self._statement(node, is_last and number >= last, is_background)
 
     def _statement(self, node: Any, is_last: bool = False, is_background: bool = False) -> None:
         self.steps += 1
