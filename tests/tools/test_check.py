@@ -214,6 +214,29 @@ def test_shells_do_what_the_rule_says(check, write, tmp_path, shell_name, text):
     assert found(report) == ["sigterm-lost"] * stays
 
 
+def test_many_wrappers_are_followed_in_time(check, write):
+    """Each looks at all the words after it, and does so once."""
+    begin = time.monotonic()
+    words = ["env", "$X", "/run.sh", "tini", "--"] * 200
+    assert check(write("web.yaml", deployment([*words, "celery"])))[1]["servers"] == 0
+    assert check(write("web.yaml", deployment(["env", "tini", "gunicorn"])))[1]["servers"] == 1
+    assert time.monotonic() - begin < 20
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        (["poetry", "run", "gunicorn", "app:app"], None),
+        (["sh", "-c", "./checks.sh && exec gunicorn app:app"], None),
+        (["/docker-entrypoint.sh", "gunicorn", "app:app"], "docker-entrypoint.sh was not given"),
+    ],
+)
+def test_only_what_gunicorn_is_started_through_is_noted(check, write, words, note):
+    _, report = check(write("web.yaml", deployment(words)))
+    assert report["servers"] == 1
+    assert [note in one for one in report["notes"]] == ([] if note is None else [True])
+
+
 # -- several files together
 
 

@@ -176,9 +176,8 @@ def _from_unknown(
     name: str, words: Sequence[str], place: Place, around: Surroundings
 ) -> list[Launch]:
     """A script that was not given, a variable, or another program."""
-    is_variable = shell.UNKNOWN in words[0]
     is_script = _SCRIPT.search(words[0]) is not None
-    if is_script or is_variable:
+    if _may_run_the_rest(words[0]):
         found = _from_wrapper(name, words[1:], place, replace(around, gaps=[]))
         if is_script:
             around.miss(f"the script {name} was not given")
@@ -273,17 +272,15 @@ def _from_wrapper(
     first = next((n for n, word in enumerate(words) if not word.startswith("-")), 0)
     if "--" in words:
         first = words.index("--") + 1
+    gaps: list[str] = []
     for number, word in enumerate(words):
         match = _ASSIGNMENT.match(word)
         if match is not None:
             assigned[match[1]] = match[2]
         inner = replace(around, depth=around.depth + 1, gaps=[])
         found = find(words[number:], place, inner)
-        # What is named first is the command; a variable further on is an argument of one.
-        is_argument = word.startswith("$") and (number != first or name.startswith("wait-for"))
-        if found or not (around.gaps or is_argument):
-            around.gaps.extend(inner.gaps)
         if found:
+            around.gaps.extend(inner.gaps)
             return [
                 replace(
                     launch,
@@ -292,7 +289,17 @@ def _from_wrapper(
                 )
                 for launch in found
             ]
+        # What is named first is the command; a variable further on is an argument of one.
+        is_argument = word.startswith("$") and (number != first or name.startswith("wait-for"))
+        gaps = gaps or ([] if is_argument else inner.gaps)
+        if os.path.basename(word) in WRAPPERS or _may_run_the_rest(word):
+            break  # it has looked at all the words after it
+    around.gaps.extend(gaps)
     return []
+
+
+def _may_run_the_rest(word: str) -> bool:
+    return shell.UNKNOWN in word or _SCRIPT.search(word) is not None
 
 
 def _from_shell(
