@@ -8,6 +8,7 @@ it, and how much is judged, starts another program, and is not judged. A finding
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,8 @@ TABLE = {
 
 @pytest.mark.parametrize("paths", TABLE)
 def test_cases(capsys, monkeypatch, paths):
+    if paths.startswith("fly") and sys.version_info < (3, 11):
+        pytest.skip("Python reads TOML from 3.11 on")
     monkeypatch.chdir(CASES)
     status = cli.main(["check", "--format", "json", *paths.split()])
     report = json.loads(capsys.readouterr().out)
@@ -188,3 +191,38 @@ def test_the_stage_that_is_built_can_be_said(capsys, monkeypatch):
     assert cli.main([*arguments, "test"]) == 2
     report = json.loads(capsys.readouterr().out)
     assert [one["program"] for one in report["others"]] == ["pytest"]
+
+
+FRONT = """\
+      - name: front
+        image: nginx:1.29
+        ports: [{{containerPort: 80}}]
+        lifecycle: {{preStop: {{sleep: {{seconds: {}}}}}}}
+"""
+NLB = "{name: web, annotations: {service.beta.kubernetes.io/aws-load-balancer-nlb-target-type: ip}}"
+
+
+@pytest.mark.parametrize(
+    ("front", "service", "fix"),
+    [
+        (None, "{name: web}", "remove the preStop hook"),
+        # What the hook was there for must not go with it.
+        (None, NLB, "remove the preStop hook, and set GRACEFUL_DELAY=25"),
+        (15, "{name: web}", "remove the preStop hook, and set GRACEFUL_DELAY=17"),
+    ],
+)
+def test_the_hook_that_goes_leaves_a_delay_that_is_long_enough(
+    capsys, tmp_path, front, service, fix
+):
+    port = 8000 if front is None else 80
+    text = (CASES / "sleep-and-sidecar.yaml").read_text()
+    pod = text.partition("      - name: front")[0].replace("seconds: 15", "seconds: 25")
+    pod = pod.replace("terminationGracePeriodSeconds: 60", "terminationGracePeriodSeconds: 90")
+    pod += "" if front is None else FRONT.format(front)
+    selector = f"spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: {port}}}]}}"
+    path = tmp_path / "web.yaml"
+    path.write_text(f"{pod}---\nkind: Service\nmetadata: {service}\n{selector}\n")
+    cli.main(["check", "--format", "json", str(path)])
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert next(one["fix"] for one in findings if one["rule"] == "prestop-sleep") == fix
+    assert not any(one["rule"] == "short-delay" for one in findings)

@@ -186,6 +186,12 @@ class Budget:
         return self.presleep > 0 and self.delay > 0 and would_fit
 
     @property
+    def is_needless_hook(self) -> bool:
+        """Whether the preStop hook is what is to go: our delay does what it does."""
+        has_both = self.presleep > 0 and self.delay > 0
+        return has_both and (self.needed <= self.period or self.is_presleep_alone)
+
+    @property
     def is_unset_or_equal(self) -> bool:
         """Whether nobody thought of the period: that of the rule `graceful-timeout`."""
         if not self.stop.is_set:
@@ -241,24 +247,36 @@ def grace_period(server: Server) -> Iterator[Mistake]:
 def prestop(server: Server) -> Iterator[Mistake]:
     """A preStop sleep before a gunicorn that has a delay of its own."""
     sums = budget(server)
-    if server.container is None or sums is None or not sums.presleep or not sums.delay:
+    if server.container is None or sums is None or not sums.is_needless_hook:
         return
-    if sums.needed <= sums.period:
-        severity = WARNING
-        effect = f"nothing is lost, but each pod takes {sums.presleep:g} s longer to go"
-    elif sums.is_presleep_alone:
+    severity = WARNING
+    effect = f"nothing is lost, but each pod takes {sums.presleep:g} s longer to go"
+    if sums.needed > sums.period:
         severity = ERROR
         effect = "the time for requests under way is too short by that: they are cut by SIGKILL"
-    else:
-        return
+    planned = _planned(server, sums)
     yield Mistake(
         severity,
         server.container.node["lifecycle"]["preStop"].place,
         f"the preStop sleep of {sums.presleep:g} s and graceful_delay of {sums.delay:g} s add up: "
         f"{sums.sum}, in a period of {sums.period:g} s",
         effect,
-        "remove the preStop hook",
+        "remove the preStop hook"
+        + (f", and set GRACEFUL_DELAY={planned:g}" if planned > sums.delay else ""),
     )
+
+
+def _planned(server: Server, sums: Budget | None) -> float:
+    """How long gunicorn serves on after SIGTERM once the other findings have been followed."""
+    delay, presleep = server.delay or 0.0, server.presleep() or 0.0
+    if sums is None or not sums.is_needless_hook:
+        return delay + presleep
+    # What the hook was there for must not be lost with it.
+    sleeps = [prestop_sleep(node, {}) or 0.0 for node, _ in in_front(server)]
+    longer = [sleep + HANDOVER for sleep in sleeps if sleep > delay]
+    if delay < SHORT_FOR_TARGETS and _targets(server) is not None:
+        longer.append(max(presleep, SHORT_FOR_TARGETS))
+    return max([delay, *longer])
 
 
 @rule("sigterm-lost")
@@ -712,8 +730,9 @@ def sidecar(server: Server) -> Iterator[Mistake]:
     if server.pod is None or server.container is None or delay is None or presleep is None:
         return
     kept = delay + presleep
-    # With a delay of its own gunicorn needs no preStop hook, and `prestop-sleep` says so.
-    planned = delay or presleep
+    sums = budget(server)
+    hook = 0.0 if sums is not None and sums.is_needless_hook else presleep
+    planned = _planned(server, sums)
     for node, is_sure in in_front(server):
         name = f"the container {node['name'].text} ({base_of(node['image'].text or '')})"
         sleep = prestop_sleep(node, {})
@@ -729,8 +748,8 @@ def sidecar(server: Server) -> Iterator[Mistake]:
                 f"the proxy refuses clients at once at each deploy, although gunicorn serves on "
                 f"for {kept:g} s",
                 f"a preStop sleep of {planned:g} s for that container together with "
-                f"{_longer(server, planned + HANDOVER)} for what it then hands over; or make it a "
-                "native sidecar (initContainers with restartPolicy: Always), which ends after "
+                f"{_longer(server, planned + HANDOVER, hook)} for what it then hands over; or make "
+                "it a native sidecar (initContainers with restartPolicy: Always), which ends after "
                 "gunicorn",
             )
         elif sleep > kept:
@@ -739,17 +758,17 @@ def sidecar(server: Server) -> Iterator[Mistake]:
                 place,
                 f"{name} in front of gunicorn goes on for {sleep - kept:g} s after it",
                 "502: the proxy takes requests that gunicorn is no longer there for",
-                _longer(server, sleep + HANDOVER),
+                _longer(server, sleep + HANDOVER, hook),
             )
     if kept:
         yield from _istio(server, server.pod, kept + (finish or 0.0))
 
 
-def _longer(server: Server, seconds: float) -> str:
-    """How gunicorn is made to serve on for so long."""
-    if server.is_delayed:
-        return f"GRACEFUL_DELAY={seconds:g}"
-    if server.presleep():
+def _longer(server: Server, seconds: float, hook: float) -> str:
+    """How gunicorn is made to serve on for so long, with a preStop hook that stays."""
+    if server.delay:
+        return f"GRACEFUL_DELAY={seconds - hook:g}"
+    if hook:
         return f"a preStop sleep of {seconds:g} s for gunicorn's"
     return f"{_our_worker(server)} with GRACEFUL_DELAY={seconds:g}"
 
