@@ -193,6 +193,32 @@ def test_the_stage_that_is_built_can_be_said(capsys, monkeypatch):
     assert [one["program"] for one in report["others"]] == ["pytest"]
 
 
+def test_our_name_alone_may_be_known_to_a_config_file_that_was_not_given(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(CASES)
+    text = (
+        (CASES / "worker-plain.yaml").read_text().replace('"app:app"', '"-c", "/x.py", "app:app"')
+    )
+    path = tmp_path / "web.yaml"
+    path.write_text(text)
+    assert cli.main(["check", "--format", "json", str(path)]) == 0
+    config = tmp_path / "conf.py"
+    config.write_text("import gracefulworker\n")
+    assert cli.main(["check", "worker-plain.yaml", "-c", str(config)]) == 0
+    capsys.readouterr()
+
+
+def test_a_native_sidecar_with_gunicorn_is_named(capsys, tmp_path):
+    text = (CASES / "exec-liveness.yaml").read_text()
+    sidecar = "{name: side, image: a, restartPolicy: Always, command: [gunicorn, 'a:a']}"
+    path = tmp_path / "web.yaml"
+    path.write_text(text.replace("containers:", f"initContainers: [{sidecar}]\n      containers:"))
+    assert cli.main(["check", "--format", "json", str(path)]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["not_judged"]
+    assert one["name"] == "Deployment web, container side"
+
+
 FRONT = """\
       - name: front
         image: nginx:1.29

@@ -658,7 +658,7 @@ def _worker_class(server: Server, refused: str) -> Iterator[Mistake]:
                 refused,
                 f"-k gracefulworker.{gracefulworker.nearest_worker(name)}",
             )
-    if worker == "gracefulworker" and server.knows("config") and not server.imports_ours:
+    if worker == "gracefulworker" and server.is_complete and not server.imports_ours:
         yield Mistake(
             ERROR,
             server.place,

@@ -509,6 +509,7 @@ class Reader:
         all_units = [*(unit for unit, _ in in_pods), *self.units]
         for unit, pod in in_pods:
             found += self._of_unit(unit, all_units, pod)
+        self._pass_over_inits()
         for unit in self.units:
             found += self._of_unit(unit, all_units, None)
         served = [server.image for server in found]
@@ -523,6 +524,18 @@ class Reader:
         for procfile in self.procfiles:
             found += self._of_procfile(procfile)
         return found + self._of_scripts()
+
+    def _pass_over_inits(self) -> None:
+        """Name native sidecars that start gunicorn; other init containers end before it does."""
+        for pod in self.pods:
+            for node in pod.spec["initContainers"]:
+                unit = self._unit_of_pod(pod, node)
+                around = self._around(node.file, unit.environ)
+                words = [*unit.words, *unit.arguments]
+                is_sidecar = node["restartPolicy"].text == "Always"
+                if is_sidecar and launch.find(words, unit.place, around):
+                    why = "a native sidecar is not judged"
+                    self.not_judged.append(Unjudged(unit.name, unit.place, why))
 
     def _has_image(self, pod: Pod, node: Node) -> bool:
         if node["image"].text is not None:
@@ -573,6 +586,8 @@ class Reader:
         if not launches:
             self._other(unit, words, image, reason, around)
             return []
+        if image is None and unit.image and not unit.words and unit.arguments:
+            around.miss("the ENTRYPOINT of its image is not known")
         self._note_gaps(unit.name, around)
         if unit.node is not None:
             for source in unit.node["envFrom"]:
