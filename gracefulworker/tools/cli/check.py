@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print what is found and return the exit status."""
     try:
-        from gracefulworker.tools.manifests import rules, servers, sources
+        from gracefulworker.tools.manifests import reader, rules, sources
     except ModuleNotFoundError as error:
         if error.name not in ("yaml", "tree_sitter", "tree_sitter_bash"):
             raise
@@ -63,9 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
             images[image] = path = file
         paths.append(path)
     inputs = [one for path in paths for one in sources.read(path)]
-    reader = servers.read_all(inputs, arguments.config, images, arguments.target)
+    files = reader.read_all(inputs, arguments.config, images, arguments.target)
     try:
-        found = reader.servers()
+        found = files.servers()
     except ConfigFileError as error:
         print(f"gracefulworker check: {error}", file=sys.stderr)
         return 2
@@ -77,29 +77,29 @@ def run(arguments: argparse.Namespace) -> int:
     report = {
         "schema": SCHEMA,
         "files": len({one.file for one in inputs}),
-        "servers": len(reader.judged),
+        "servers": len(files.judged),
         "findings": [_flat(finding) for finding in findings.values()],
-        "judged": reader.judged,
+        "judged": files.judged,
         "not_judged": [
             {"name": one.name, "file": one.place.file, "line": one.place.line, "why": one.why}
-            for one in reader.not_judged
+            for one in files.not_judged
         ],
         "others": [
             {"name": name, "file": place.file, "line": place.line, "program": program}
-            for name, place, program in reader.others
+            for name, place, program in files.others
         ],
-        "passed_over": reader.passed_over,
+        "passed_over": files.passed_over,
         "unreadable": [
             {"file": error.file, "line": error.line, "message": error.message}
-            for error in reader.errors
+            for error in files.errors
         ],
-        "notes": reader.notes,
+        "notes": files.notes,
     }
     if arguments.format == "json":
         print(json.dumps(report, indent=2))
     else:
         _print(report)
-    if reader.errors or not reader.judged:
+    if files.errors or not files.judged:
         return 2
     return int(any(finding.severity == rules.ERROR for finding in findings.values()))
 
