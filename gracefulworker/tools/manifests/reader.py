@@ -540,8 +540,11 @@ class Reader:
         """One for each way in which gunicorn may be started; the developer's is left out."""
         served = [one for one in launches if "--reload" not in one.arguments] or launches
         for one in served:
-            if one.condition is not None and len(served) == 1:
-                self._note(f"{name}: gunicorn is started depending on `{one.condition}`")
+            if one.condition is not None:
+                self._note(
+                    f"{name}: whether gunicorn is started depends on `{one.condition}`, and it is "
+                    "judged as if it were"
+                )
         self.judged.append(name)
         return [self._server(name, one, environ, **context) for one in served]
 

@@ -444,10 +444,10 @@ class _Walk:
                 test.append(child)
         clauses.append((test, body or []))
         is_decided = False
+        label = "else"  # of a text that has no test
         for test, body in clauses:
             tests = [child for child in test if child.is_named and child.type != "comment"]
             truth: bool | None = True
-            label = "else"
             if tests:
                 label = _line_of(tests[-1])
                 truth = self.truth(tests[-1])
