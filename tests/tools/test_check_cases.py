@@ -56,6 +56,8 @@ TABLE = {
     "mixed.service": ("sigterm-lost!4", 1, 0, 0),
     "group.service": ("", 1, 0, 0),
     "sigquit.service": ("sigterm-lost!3", 1, 0, 0),
+    "exec-stop.service": ("sigterm-lost!3", 1, 0, 0),
+    "no-limit.service": ("", 1, 0, 0),
     "other.service": ("", 0, 1, 0),
     "supervisord.conf": ("graceful-timeout!10", 2, 1, 0),
     "ecs.json": ("sigterm-lost!3", 1, 0, 1),

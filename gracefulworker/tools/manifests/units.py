@@ -252,6 +252,15 @@ def _sections(source: Source, is_indented: bool) -> dict[str, dict[str, list[_En
     return found
 
 
+def _other_signal(signal: _Entry | None, command: _Entry | None) -> tuple[str, Place, str] | None:
+    """What a unit is stopped with: KillSignal, or a kill in ExecStop, which comes first."""
+    fix = "remove it, so that SIGTERM is sent"
+    sent = re.search(r"\bkill\s+-(?:s\s*)?(\w+)", command.value) if command else None
+    if command is not None and sent is not None:
+        return sent[1], command.place, fix
+    return (signal.value, signal.place, fix) if signal is not None else None
+
+
 def of_systemd(source: Source) -> Iterator[Unit]:
     """The service of a systemd unit."""
     service = _sections(source, is_indented=False).get("Service", {})
@@ -271,15 +280,16 @@ def of_systemd(source: Source) -> Iterator[Unit]:
     start = starts[-1]
     period = last("TimeoutStopSec") or last("TimeoutSec")
     kill_mode = last("KillMode")
-    signal = last("KillSignal")
+    signal = _other_signal(last("KillSignal"), last("ExecStop"))
     text = re.sub(r"\A[@:+!|-]+", "", start.value)
     stop = Stop(
         "TimeoutStopSec",
-        seconds_of(period.value) if period else 90.0,
+        # 0 is no limit there.
+        (seconds_of(period.value) or None) if period else 90.0,
         (period or start).place,
         period is not None,
         "TimeoutStopSec={}",
-        (signal.value, signal.place, "remove it, so that SIGTERM is sent") if signal else None,
+        signal,
         "all" if kill_mode is None or kill_mode.value == "control-group" else "child",
     )
     words = [shell.expand(word, environ) for word in _split(text)]
