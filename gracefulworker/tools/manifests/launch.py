@@ -211,9 +211,7 @@ def in_text(
     except shell.TooMuch as error:
         around.miss(f"{_subject(place)} {error}")
         return []
-    if not all_commands and not shell.is_understood(text):
-        around.miss(f"{_subject(place)} is not understood as shell")
-    elif not all_commands and "gunicorn" in text:
+    if not all_commands and "gunicorn" in text and shell.is_understood(text):
         around.miss(f"{_subject(place)} names gunicorn, and starts nothing that is known here")
     gaps: list[str] = []
     for command in all_commands:
@@ -237,6 +235,9 @@ def in_text(
                     ),
                 )
             )
+    # An exec form that is not valid JSON is one such text.
+    if not found and "gunicorn" in text and not shell.is_understood(text):
+        around.miss(f"{_subject(place)} is not understood as shell")
     for gap in () if found else gaps:
         around.miss(gap)
     return found
