@@ -11,8 +11,10 @@ they are asked for, so that this import needs neither gevent nor a gunicorn that
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
+import sys
 from typing import Any
 
 from gunicorn.workers import SUPPORTED_WORKERS
@@ -38,9 +40,18 @@ SUPPORTED_WORKERS["gracefulworker"] = "gracefulworker.gthread"
 def __getattr__(name: str) -> Any:
     """The worker class behind `-k gracefulworker.NAME` (PEP 562).
 
-    :raises RuntimeError: on a gunicorn that is not supported, and for gevent without gevent.
+    :raises RuntimeError: on a gunicorn that is not supported, for gevent without gevent, and in
+        gunicorn's own look-up for a name that is no worker's.
     """
     if name not in _WORKERS:
+        # gunicorn.util.load_class is called in a property of its Config, whose __getattr__ takes an
+        # AttributeError for a setting that is to be looked up: it would go on with the name itself,
+        # as text, and call that. Anybody else (hasattr, an import) wants the AttributeError.
+        if sys._getframe(1).f_globals.get("__name__") == "gunicorn.util":
+            raise RuntimeError(
+                f"gracefulworker.{name} is not a worker class: did you mean "
+                f"gracefulworker.{nearest_worker(name)}?"
+            )
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     check_gunicorn()
     if name == "gevent" and importlib.util.find_spec("gevent") is None:
@@ -49,3 +60,8 @@ def __getattr__(name: str) -> Any:
         )
     module, worker = _WORKERS[name]
     return getattr(importlib.import_module(module), worker)
+
+
+def nearest_worker(name: str) -> str:
+    """The worker whose name is most like `name`: ``gthred`` was meant to be ``gthread``."""
+    return difflib.get_close_matches(name.lower(), _WORKERS, 1, 0.0)[0]

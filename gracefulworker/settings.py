@@ -523,9 +523,13 @@ def _misspelt_in_file(cfg: Any, names: Mapping[str, object]) -> list[str]:
                 "your own, begin its name with an underscore.)"
             )
         near = _nearest(name.lower(), known)
+        option = options.get(name)
+        # `access_logfile` is an option's name; `log_file` is one too, and often the user's own.
+        if near is None and option is not None and _is_longer(name, option):
+            near = option
         if near is None:
             continue
-        near = options.get(name, near)
+        near = option or near
         # `log_level = os.getenv(...); loglevel = log_level` is no mistake either.
         if near not in names:
             warnings.append(
@@ -572,6 +576,10 @@ def _unknown_in_environment(cfg: Any, environ: Mapping[str, str]) -> list[str]:
             "enableServiceLinks: false in the pod's spec stops that"
         )
     return [warning]
+
+
+def _is_longer(name: str, setting: str) -> bool:
+    return name.replace("_", "").startswith(setting)
 
 
 def _nearest(name: str, known: list[str]) -> str | None:

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import functools
 import importlib
+import io
 import os
 import runpy
 import shlex
@@ -178,9 +179,16 @@ def _parse(loaded: Configuration, source: str, arguments: Sequence[str]) -> dict
     given = _Given()
     parser = _parser()
     try:
-        _, unknown = parser.parse_known_args(known, given)
+        # --help and --version print something, and end the process.
+        with contextlib.redirect_stdout(io.StringIO()):
+            _, unknown = parser.parse_known_args(known, given)
     except _Refused as error:
         loaded.mistakes.append((source, True, str(error)))
+        loaded.is_open = True
+        return {}
+    except SystemExit:
+        sentence = f"{source} has an option with which gunicorn only prints something, and ends"
+        loaded.mistakes.append((source, True, sentence))
         loaded.is_open = True
         return {}
     for word in unknown:
@@ -205,8 +213,8 @@ class _Refused(Exception):
 def _parser() -> argparse.ArgumentParser:
     config = gunicorn.config.Config(prog="gunicorn")
     for setting in config.settings.values():
-        # Values are judged by the setting's own validator, which takes text, so that one with a
-        # variable in it gets through the parser.
+        # Values are converted and judged when they are set, so that one with a variable in it gets
+        # through the parser.
         setting.type = None
     parser: argparse.ArgumentParser = config.parser()
 
@@ -228,6 +236,9 @@ def _set_all(loaded: Configuration, source: str, values: Mapping[str, object]) -
             loaded.unclear.add(name)
             continue
         try:
+            convert = loaded.cfg.settings[name].type
+            if source != CONFIG_FILE and isinstance(value, str) and convert is not None:
+                value = convert(value)
             loaded.cfg.set(name, value)
         except (TypeError, ValueError, gunicorn.errors.ConfigError) as error:
             refused = f"{name} = {value!r} is refused by gunicorn: {error}"

@@ -1,7 +1,8 @@
 """`gracefulworker check`: finds the mistakes that cost requests in the files of a deployment.
 
 Exit status: 0 when there is no error among the findings, 1 when there is one, 2 when something
-given cannot be read (then there is no telling). What may be changed here: how findings are
+given cannot be read, or no gunicorn was found in it (then there is no telling: a pipeline that
+looks at the wrong directory is not to be green). What may be changed here: how findings are
 printed. The fields of ``--format json`` are an interface; a change that breaks it raises `SCHEMA`.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 #: Of the output of ``--format json``.
 SCHEMA = 1
 
+#: Files without anything to judge that are named in the text, as a chart has dozens.
+NAMED = 5
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
@@ -28,53 +33,73 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "paths",
         nargs="+",
         metavar="PATH",
-        help="manifests (YAML, JSON), Dockerfiles, Procfiles, start scripts; a directory means all "
-        "of these below it, - means manifests on standard input",
+        help="manifests, compose files, Dockerfiles, Procfiles, start scripts, systemd units, "
+        "supervisord's configuration, fly.toml; a directory means all of these below it, - means "
+        "manifests on standard input; IMAGE=DOCKERFILE says which image a Dockerfile builds",
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="gunicorn's config file; it is run")
+    parser.add_argument("--target", metavar="STAGE", help="the stage of the Dockerfile that runs")
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what is found and return the exit status."""
     try:
-        from gracefulworker.tools.manifests import rules, servers, sources
+        from gracefulworker.tools.manifests import reader, rules, sources
     except ModuleNotFoundError as error:
-        if error.name != "yaml":
+        if error.name not in ("yaml", "tree_sitter", "tree_sitter_bash"):
             raise
         print(
-            "gracefulworker check needs PyYAML: pip install 'gracefulworker[kubernetes]'",
+            "gracefulworker check needs PyYAML and tree-sitter: "
+            "pip install 'gracefulworker[kubernetes]'",
             file=sys.stderr,
         )
         return 2
-    inputs = [one for path in arguments.paths for one in sources.read(path)]
-    reader = servers.read_all(inputs, arguments.config)
+    images: dict[str, str] = {}
+    paths = []
+    for path in arguments.paths:
+        image, equals, file = path.partition("=")
+        if equals and image and not os.path.exists(path):
+            images[image] = path = file
+        paths.append(path)
+    inputs = [one for path in paths for one in sources.read(path)]
+    files = reader.read_all(inputs, arguments.config, images, arguments.target)
     try:
-        found = reader.servers()
+        found = files.servers()
     except ConfigFileError as error:
         print(f"gracefulworker check: {error}", file=sys.stderr)
         return 2
-    # An image is judged by itself and in each pod that runs it.
+    # A service that may be started in several ways is judged for each of them.
     findings: dict[object, rules.Finding] = {}
     for server in found:
         for finding in rules.judge(server):
             findings.setdefault((finding.rule, finding.place, finding.mistake), finding)
     report = {
         "schema": SCHEMA,
-        "files": len(inputs),
-        "servers": len(found),
+        "files": len({one.file for one in inputs}),
+        "servers": len(files.judged),
         "findings": [_flat(finding) for finding in findings.values()],
+        "judged": files.judged,
+        "not_judged": [
+            {"name": one.name, "file": one.place.file, "line": one.place.line, "why": one.why}
+            for one in files.not_judged
+        ],
+        "others": [
+            {"name": name, "file": place.file, "line": place.line, "program": program}
+            for name, place, program in files.others
+        ],
+        "passed_over": files.passed_over,
         "unreadable": [
             {"file": error.file, "line": error.line, "message": error.message}
-            for error in reader.errors
+            for error in files.errors
         ],
-        "notes": reader.notes,
+        "notes": files.notes,
     }
     if arguments.format == "json":
         print(json.dumps(report, indent=2))
     else:
         _print(report)
-    if reader.errors:
+    if files.errors or not files.judged:
         return 2
     return int(any(finding.severity == rules.ERROR for finding in findings.values()))
 
@@ -98,15 +123,27 @@ def _print(report: dict[str, Any]) -> None:
         _line(f"{place}: {one['message']}", sys.stderr)
     for note in report["notes"]:
         _line(f"note: {note}", sys.stderr)
+    for one in report["not_judged"]:
+        _line(f"{one['file']}:{one['line']}: not judged: {one['name']}: {one['why']}")
+    if report["passed_over"]:
+        names = report["passed_over"][:NAMED]
+        more = len(report["passed_over"]) - len(names)
+        _line(f"nothing to judge in {', '.join(names)}" + (f" and {more} more" if more else ""))
     severities = [one["severity"] for one in report["findings"]]
+    others = len(report["others"])
+    counts = [
+        _count(report["servers"], "gunicorn"),
+        *([_count(others, "other program")] if others else []),
+        *([f"{len(report['not_judged'])} not judged"] if report["not_judged"] else []),
+    ]
     print(
-        f"{_count(report['files'], 'file')}, {_count(report['servers'], 'gunicorn')}: "
+        f"{_count(report['files'], 'file')}, {', '.join(counts)}: "
         f"{_count(severities.count('error'), 'error')}, "
         f"{_count(severities.count('warning'), 'warning')}"
     )
     if not report["servers"]:
         print(
-            "no gunicorn was found: when the image starts it, name its Dockerfile too",
+            "no gunicorn was judged: when the image starts it, name its Dockerfile too",
             file=sys.stderr,
         )
 

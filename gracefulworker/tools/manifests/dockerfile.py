@@ -46,36 +46,64 @@ class Image:
     """What a stage of a Dockerfile leads to.
 
     :param sh: what `sh` is there: ``dash``, ``bash`` or ``busybox``.
+    :param base: the image that it is made from, which may bring a start of its own.
+    :param place: where the stage begins.
     """
 
     file: str
     sh: str
+    base: str = ""
+    stage: str = ""
+    place: Place = field(default_factory=lambda: Place("", 0, ""))
     shell: tuple[str, ...] = ("/bin/sh", "-c")
     entrypoint: Start | None = None
     command: Start | None = None
     stop_signal: tuple[str, Place] | None = None
     environ: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What it starts: ENTRYPOINT, then CMD."""
+        entrypoint = self.entrypoint.words if self.entrypoint else ()
+        return entrypoint + (self.command.words if self.command else ())
 
-def read(source: Source) -> Image | None:
-    """Return the image of the last stage, None when there is no stage."""
-    stages: dict[str, Image] = {}
-    stage = ""
-    image: Image | None = None
+
+@dataclass(frozen=True)
+class Dockerfile:
+    """A Dockerfile: its stages in their order."""
+
+    file: str
+    stages: tuple[Image, ...]
+
+    def stage(self, name: str) -> Image | None:
+        """The stage of that name; None when there is none."""
+        return next((one for one in self.stages if one.stage == name.lower()), None)
+
+
+def read(source: Source) -> Dockerfile:
+    """Return what a Dockerfile describes; without FROM it has no stage."""
+    stages: list[Image] = []
+    arguments: dict[str, str] = {}
     for line, name, rest in _instructions(source.text):
         if name == "FROM":
             words = [word for word in rest.split() if not word.startswith("--")]
-            base = words[0] if words else ""
-            image = stages.get(base.lower()) or Image(source.file, _sh(base))
+            base = expand(words[0], arguments) if words else ""
             stage = words[2].lower() if len(words) == 3 else ""
-        elif image is not None:
-            image = _apply(image, name, rest, Place(source.file, line, name))
-        if image is not None:
-            stages[stage] = image
-    return image
+            place = Place(source.file, line, name)
+            known = next((one for one in stages if one.stage == base.lower() != ""), None)
+            if known is None:
+                known = Image(source.file, shell_of(base), base=base)
+            stages.append(replace(known, stage=stage, place=place))
+        elif stages:
+            stages[-1] = _apply(stages[-1], name, rest, Place(source.file, line, name))
+        elif name == "ARG" and "=" in rest:
+            key, _, value = rest.partition("=")
+            arguments[key.strip()] = value.strip().strip("\"'")
+    return Dockerfile(source.file, tuple(stages))
 
 
-def _sh(base: str) -> str:
+def shell_of(base: str) -> str:
+    """What `sh` is in an image, by the name of the image."""
     return next((shell for part, shell in SHELL_OF if part in base.lower()), "dash")
 
 
@@ -88,8 +116,11 @@ def _apply(image: Image, name: str, rest: str, place: Place) -> Image:
         start = Start((*image.shell, rest) if words is None else words, place)
         if name == "CMD":
             return replace(image, command=start)
-        # An ENTRYPOINT resets a CMD of the base image, not one of this file.
-        return replace(image, entrypoint=start)
+        # An ENTRYPOINT resets a CMD of the stage before, not one of its own.
+        command = image.command
+        if command is not None and command.place.line < image.place.line:
+            command = None
+        return replace(image, entrypoint=start, command=command)
     if name == "STOPSIGNAL":
         return replace(image, stop_signal=(rest.strip(), place))
     if name == "ENV":

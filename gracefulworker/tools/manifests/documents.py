@@ -75,6 +75,29 @@ class Node:
         return str(self._node.value) if self and isinstance(self._node, yaml.ScalarNode) else None
 
     @property
+    def is_mapping(self) -> bool:
+        """Whether it is a mapping."""
+        return isinstance(self._node, yaml.MappingNode)
+
+    def holds(self, key: str) -> bool:
+        """Whether a mapping somewhere in it has `key`; each node is looked at once."""
+        seen: set[int] = set()
+        waiting = [self._node]
+        while waiting:
+            node = waiting.pop()
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            if isinstance(node, yaml.SequenceNode):
+                waiting += node.value
+            elif isinstance(node, yaml.MappingNode):
+                for name, value in node.value:
+                    if name.value == key:
+                        return True
+                    waiting.append(value)
+        return False
+
+    @property
     def is_block(self) -> bool:
         """Whether it is a scalar in several lines, after | or >."""
         return isinstance(self._node, yaml.ScalarNode) and self._node.style in ("|", ">")

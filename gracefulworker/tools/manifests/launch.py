@@ -4,9 +4,15 @@ What may be changed here: `WRAPPERS` (programs that run the rest of their comman
 each shell does with its last command.
 
 Which shells stay above what they run was tried with ``SHELL -c TEXT`` (dash 0.5.12, bash 5.2,
-busybox 1.35): dash stays unless the command has an ``exec``; busybox replaces itself with the last
-command, unless that one stands in a pipeline; bash does so too, unless it has a redirection (before
-5.1 only with a single command). In a script file, any shell stays.
+busybox 1.35). dash stays unless the command has an ``exec``. bash replaces itself with the last
+command if nothing but ``&&`` and ``||`` is around it and it has no redirection. busybox does so
+too, within an ``if``, a ``case``, a group or a subshell as well, and with a redirection; but not if
+the text ends with a newline. None does so in a pipeline, in a function or a loop, or after a
+``trap``. In a script file, any shell stays.
+
+A shell that stays ignores SIGTERM as PID 1, since it has no handler for it. Below an init (tini,
+dumb-init with its process group, too) it is ended by it, and the init then ends the container,
+whatever else has got the signal; this was tried in PID namespaces.
 """
 
 from __future__ import annotations
@@ -19,18 +25,29 @@ from dataclasses import dataclass, field, replace
 from gracefulworker.tools.manifests import shell
 from gracefulworker.tools.manifests.sources import Place, Source
 
+#: Programs that run as PID 1, pass SIGTERM on to their child and end when it has ended.
+INITS = frozenset({"tini", "tini-static", "dumb-init", "catatonit", "docker-init", "s6-svscan"})
+
 #: Programs that replace themselves with what is named after their own options, or pass SIGTERM on
 #: to it. Any word of theirs before that is skipped.
-WRAPPERS = frozenset(
-    {
-        *("env", "nice", "ionice", "nohup", "stdbuf", "setpriv", "setsid", "gosu", "su-exec"),
-        *("chpst", "sudo", "tini", "dumb-init", "catatonit", "dotenv", "envdir", "doppler"),
-        *("chamber", "infisical", "vault-env", "launcher", "ddtrace-run", "newrelic-admin"),
-        *("opentelemetry-instrument", "elasticapm-run", "poetry", "uv", "uvx", "pipenv", "pdm"),
-        *("pipx", "rye", "hatch", "conda", "micromamba", "mamba", "coverage", "watchmedo"),
-        *("tini-static", "docker-init", "sentry-run", "scout-apm", "memray", "py-spy"),
-    }
-)
+WRAPPERS = INITS | {
+    *("env", "nice", "ionice", "nohup", "stdbuf", "setpriv", "setsid", "gosu", "su-exec"),
+    *("chpst", "sudo", "dotenv", "envdir", "doppler", "timeout", "numactl", "taskset"),
+    *("chamber", "infisical", "vault-env", "launcher", "ddtrace-run", "newrelic-admin"),
+    *("opentelemetry-instrument", "elasticapm-run", "poetry", "uv", "uvx", "pipenv", "pdm"),
+    *("pipx", "rye", "hatch", "conda", "micromamba", "mamba", "coverage", "watchmedo"),
+    *("sentry-run", "scout-apm", "memray", "py-spy", "runuser", "with-contenv", "dockerize"),
+    *("wait-for", "wait-for-it", "aws-vault", "op", "sops", "jemalloc.sh", "time"),
+}
+
+#: Programs that start others, as they are told elsewhere.
+SUPERVISORS = frozenset({"supervisord", "circusd", "runsvdir", "s6-svscan", "honcho", "foreman"})
+
+#: Programs whose arguments may name gunicorn without starting it.
+_MENTIONING = frozenset({"pip", "pip3", "echo", "printf", "pkill", "pgrep", "killall", "grep"})
+
+#: gunicorn as a word of a command line, or of a text in one.
+_NAMED = re.compile(r"(^|[\s/;&'\"])gunicorn(\s|\Z)")
 
 #: The shells, each with the one whose manners it has; plain `sh` depends on the image.
 SHELLS = {
@@ -45,6 +62,15 @@ SHELLS = {
 
 _PYTHON = re.compile(r"(python|pypy)[\d.]*\Z")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+
+#: What is probably a script, and not a program.
+_SCRIPT = re.compile(
+    r"\.(sh|bash)\Z|entrypoint|/(start|run|boot|launch|serve|init|up|web|cmd|go)\b[^/]*\Z",
+    re.IGNORECASE,
+)
+
+#: With one of these gunicorn prints something and ends.
+NO_SERVER = frozenset({"--help", "-h", "--version", "-v", "--check-config", "--print-config"})
 
 #: Scripts that run scripts: as deep as one looks, since they can run each other in a circle.
 _MAX_DEPTH = 8
@@ -64,20 +90,35 @@ class Word(str):
 
 
 @dataclass(frozen=True)
+class Holder:
+    """A shell that stays above gunicorn, and why SIGTERM ends there.
+
+    :param name: as in "the shell that runs this script".
+    :param reason: the rest of a sentence that begins with the name.
+    """
+
+    name: str
+    reason: str = "does not pass SIGTERM on"
+
+
+@dataclass(frozen=True)
 class Launch:
     """A gunicorn that is started.
 
     :param arguments: gunicorn's own, without its name.
     :param place: where it stands.
-    :param holder: the shell that stays above it and keeps SIGTERM to itself, as in ``sh -c`` or
-        ``a script``; None when SIGTERM arrives.
+    :param holder: the shell that keeps SIGTERM to itself; None when SIGTERM arrives.
+    :param has_init: whether PID 1 is an init, which passes SIGTERM on to what it started.
     :param assigned: environment variables that are set on the way to it.
+    :param condition: what decides whether it is started, when that is not known.
     """
 
     arguments: tuple[str, ...]
     place: Place
-    holder: str | None = None
+    holder: Holder | None = None
+    has_init: bool = False
     assigned: Mapping[str, str] = field(default_factory=dict)
+    condition: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,61 +128,123 @@ class Surroundings:
     :param scripts: the scripts that were given, by the last part of their path.
     :param environ: the environment as far as it is known (None: a value that is not).
     :param sh: what plain ``sh`` is.
+    :param gaps: collects why it is not known what is started: sentences.
+    :param used: collects the files of the scripts that are run.
     """
 
     scripts: Mapping[str, Source]
     environ: Mapping[str, str | None]
     sh: str = "dash"
     depth: int = 0
+    gaps: list[str] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+
+    def miss(self, gap: str) -> None:
+        """Note something that could not be followed."""
+        if gap not in self.gaps:
+            self.gaps.append(gap)
 
 
 def find(words: Sequence[str], place: Place, around: Surroundings) -> list[Launch]:
-    """Return each gunicorn that the command line starts; mostly one, or none."""
+    """Return each gunicorn that the command line starts; mostly one, or none.
+
+    When there is none, `around.gaps` says what could not be followed, if anything.
+    """
     if not words or around.depth > _MAX_DEPTH:
         return []
     name, rest = os.path.basename(words[0]), words[1:]
     place = getattr(words[0], "place", place)
-    if name == "gunicorn":
+    if name in ("gunicorn", "gunicorn3"):  # the second is Debian's
+        if NO_SERVER & set(rest):
+            around.miss("gunicorn is only asked to print something, and ends")
+            return []
         return [Launch(tuple(rest), place)]
     if _PYTHON.match(name):
         return _from_python(rest, place, around)
     if name == "sh" or name in SHELLS:
         return _from_shell(SHELLS.get(name, around.sh), name, rest, place, around)
+    if name == "su" and "-c" in rest:
+        return _from_shell("bash", name, rest[rest.index("-c") :], place, around)
     if name in around.scripts:
         return _from_script(around.scripts[name], rest, around)
-    if name in WRAPPERS or name.endswith(".sh") or "entrypoint" in name:
+    if name in WRAPPERS:
         return _from_wrapper(name, rest, place, around)
+    return _from_unknown(name, words, place, around)
+
+
+def _from_unknown(
+    name: str, words: Sequence[str], place: Place, around: Surroundings
+) -> list[Launch]:
+    """A script that was not given, a variable, or another program."""
+    is_script = _SCRIPT.search(words[0]) is not None
+    if _may_run_the_rest(words[0]):
+        found = _from_wrapper(name, words[1:], place, replace(around, gaps=[]))
+        if is_script:
+            around.miss(f"the script {name} was not given")
+        elif not found:
+            around.miss(f"{words[0]} is not known")
+        return found
+    if name in SUPERVISORS:
+        around.miss(f"{name} starts what its own configuration says: give that")
+    elif name not in _MENTIONING and any(_NAMED.search(word) for word in words):
+        around.miss(f"{name} may start gunicorn, in a way that is not read here")
     return []
 
 
 def in_text(
-    text: str, place: Place, around: Surroundings, positional: Sequence[str] = ()
+    text: str, place: Place, around: Surroundings, positional: Sequence[str] | None = ()
 ) -> list[tuple[shell.Command, Launch]]:
     """Return each gunicorn that a shell text starts, with the command that does so."""
     around = replace(around, depth=around.depth + 1)
-    environ = dict(around.environ)
-    assigned: dict[str, str] = {}
+    if around.depth > _MAX_DEPTH:
+        return []
+
+    def source(name: str) -> str | None:
+        if name not in around.scripts:
+            return None
+        around.used.add(around.scripts[name].file)
+        return around.scripts[name].text
+
     found = []
-    for command in shell.commands(text):
-        here = {name: shell.expand(value, environ) for name, value in command.assigned.items()}
-        words = command.words
-        if words[:1] == ["export"] or not words:
-            for word in words[1:]:
-                match = _ASSIGNMENT.match(word)
-                if match is not None:
-                    here[match[1]] = shell.expand(match[2], environ)
-            environ |= here
-            assigned |= here
-            continue
-        expanded: list[str] = []
-        for word in words:
-            expanded += positional if word in ("$@", "$*") else [shell.expand(word, environ)]
-        line = place.line + command.line - 1
-        at = replace(place, line=line)
-        for launch in find(expanded, at, around):
-            given = {**assigned, **here, **launch.assigned}
-            found.append((command, replace(launch, assigned=given)))
+    try:
+        all_commands = shell.commands(text, around.environ, positional, source)
+    except shell.TooMuch as error:
+        around.miss(f"{_subject(place)} {error}")
+        return []
+    if not all_commands and "gunicorn" in text and shell.is_understood(text):
+        around.miss(f"{_subject(place)} names gunicorn, and starts nothing that is known here")
+    gaps: list[str] = []
+    for command in all_commands:
+        at = replace(place, line=place.line + command.line - 1)
+        environ = {**around.environ, **command.assigned}
+        inner = replace(around, environ=environ, gaps=[])
+        launches = find(command.words, at, inner)
+        # Where gunicorn is found, the commands beside it do not matter.
+        if launches:
+            around.gaps.extend(inner.gaps)
+        else:
+            gaps += inner.gaps
+        for launch in launches:
+            found.append(
+                (
+                    command,
+                    replace(
+                        launch,
+                        assigned={**command.assigned, **launch.assigned},
+                        condition=command.condition or launch.condition,
+                    ),
+                )
+            )
+    # An exec form that is not valid JSON is one such text.
+    if not found and "gunicorn" in text and not shell.is_understood(text):
+        around.miss(f"{_subject(place)} is not understood as shell")
+    for gap in () if found else gaps:
+        around.miss(gap)
     return found
+
+
+def _subject(place: Place) -> str:
+    return f"the shell text at {os.path.basename(place.file)}:{place.line}"
 
 
 def _from_python(words: Sequence[str], place: Place, around: Surroundings) -> list[Launch]:
@@ -150,12 +253,14 @@ def _from_python(words: Sequence[str], place: Place, around: Surroundings) -> li
         if word == "-m":
             module = words[number + 1] if number + 1 < len(words) else ""
             if module in ("gunicorn", "gunicorn.app.wsgiapp"):
-                return [Launch(tuple(words[number + 2 :]), place)]
+                return find(["gunicorn", *words[number + 2 :]], place, around)
             # `python -m ddtrace.commands.ddtrace_run gunicorn`, `python -m coverage run -m ...`
             return _from_wrapper(module, words[number + 2 :], place, around)
         if os.path.basename(word) == "gunicorn":
-            return [Launch(tuple(words[number + 1 :]), place)]
+            return find(words[number:], place, around)
         if word == "-c" or word.endswith(".py"):
+            if "gunicorn" in " ".join(words):
+                around.miss("a Python program may start gunicorn, in a way that is not read here")
             break
     return []
 
@@ -165,24 +270,37 @@ def _from_wrapper(
 ) -> list[Launch]:
     """What a wrapper runs begins with the first word of its command line that is known here."""
     assigned = {}
+    first = next((n for n, word in enumerate(words) if not word.startswith("-")), 0)
+    if "--" in words:
+        first = words.index("--") + 1
+    gaps: list[str] = []
     for number, word in enumerate(words):
         match = _ASSIGNMENT.match(word)
         if match is not None:
             assigned[match[1]] = match[2]
-        found = find(words[number:], place, replace(around, depth=around.depth + 1))
+        inner = replace(around, depth=around.depth + 1, gaps=[])
+        found = find(words[number:], place, inner)
         if found:
-            # They send SIGTERM to the whole process group, so a shell does not matter.
-            reaches_all = name == "dumb-init" and not {"-c", "--single-child"} & set(words[:number])
-            reaches_all |= name.startswith("tini") and "-g" in words[:number]
+            around.gaps.extend(inner.gaps)
             return [
                 replace(
                     launch,
-                    holder=None if reaches_all else launch.holder,
+                    has_init=launch.has_init or name in INITS,
                     assigned={**assigned, **launch.assigned},
                 )
                 for launch in found
             ]
+        # What is named first is the command; a variable further on is an argument of one.
+        is_argument = word.startswith("$") and (number != first or name.startswith("wait-for"))
+        gaps = gaps or ([] if is_argument else inner.gaps)
+        if os.path.basename(word) in WRAPPERS or _may_run_the_rest(word):
+            break  # it has looked at all the words after it
+    around.gaps.extend(gaps)
     return []
+
+
+def _may_run_the_rest(word: str) -> bool:
+    return shell.UNKNOWN in word or _SCRIPT.search(word) is not None
 
 
 def _from_shell(
@@ -203,40 +321,64 @@ def _from_shell(
         script = os.path.basename(word)
         if script in around.scripts:
             return _from_script(around.scripts[script], words[number + 1 :], around)
+        if not word.startswith(("-", "+")) and word not in ("pipefail", "errexit", "nounset"):
+            known = "$" in word
+            around.miss(f"{word} is not known" if known else f"the script {script} was not given")
+            return []
     return []
 
 
-def _from_script(source: Source, words: Sequence[str], around: Surroundings) -> list[Launch]:
+def _from_script(source: Source, words: Sequence[str] | None, around: Surroundings) -> list[Launch]:
     place = Place(source.file, 1, source.name)
+    around.used.add(source.file)
+    if source.interpreter not in ("", "sh", *SHELLS):
+        if "gunicorn" in source.text:
+            around.miss(f"{source.name} is no shell script")
+        return []
     return [
-        replace(launch, holder=script_holder(source.text, command) or launch.holder)
+        replace(launch, holder=script_holder(command) or launch.holder)
         for command, launch in in_text(source.text, place, around, words)
     ]
 
 
-def script_holder(text: str, command: shell.Command) -> str | None:
+def of_script(source: Source, around: Surroundings) -> list[Launch]:
+    """Return each gunicorn that a script starts, whatever its arguments are."""
+    return _from_script(source, None, around)
+
+
+def script_holder(command: shell.Command) -> Holder | None:
     """The shell that runs a script stays, whichever it is, unless the command has an exec."""
-    if (command.is_exec and not _is_beside(command)) or _traps_sigterm(text):
-        return None
-    return "the shell that runs this script"
+    return _stays(command, "the shell that runs this script")
 
 
-def _holder(command: shell.Command, kind: str, name: str, text: str) -> str | None:
+def _holder(command: shell.Command, kind: str, name: str, text: str) -> Holder | None:
     """Tell what stays above a command of ``-c TEXT``."""
-    if _traps_sigterm(text) or (command.is_exec and not _is_beside(command)):
+    if name == "su":
         return None
-    all_commands = shell.commands(text)
-    is_last = all_commands[-1].line == command.line and all_commands[-1].words == command.words
-    keeps = kind == "dash" or (kind == "bash" and command.is_redirected)
-    if is_last and not keeps and not _is_beside(command):
+    is_beside = command.beside not in ("", "subshell")
+    if not is_beside and not command.is_trapped:
+        # The last command takes the shell's own place.
+        if kind == "bash" and command.is_last and not command.is_redirected:
+            return None
+        if kind == "busybox" and command.is_tail and not text.endswith("\n"):
+            return None
+    return _stays(command, f"`{name} -c`" if name == kind else f"`{name} -c` ({kind})")
+
+
+def _stays(command: shell.Command, name: str) -> Holder | None:
+    if command.is_exec and not command.beside:
         return None
-    return f"`{name} -c`" if name == kind else f"`{name} -c` ({kind})"
-
-
-def _is_beside(command: shell.Command) -> bool:
-    """In a pipeline, or in the background: an exec replaces a subshell only."""
-    return "|" in (command.before, command.after) or command.after in ("&", "|&")
-
-
-def _traps_sigterm(text: str) -> bool:
-    return re.search(r"\btrap\b[^\n]*\b(SIG)?TERM\b|\btrap\b[^\n]*\b15\b", text) is not None
+    trap = command.trap
+    if trap is None:
+        return Holder(name)
+    if command.beside != "background":
+        return Holder(name, "runs its trap for SIGTERM only when gunicorn, in the foreground, ends")
+    if not trap.passes_on:
+        return Holder(name, "has a trap for SIGTERM that does not pass it on")
+    if not command.waits and command.is_followed:
+        return Holder(name, "runs its trap for SIGTERM only when what is in the foreground ends")
+    if not trap.waits and command.waits < 2:
+        return Holder(
+            name, "ends when its trap has run (SIGTERM ends its wait), and the container with it"
+        )
+    return None

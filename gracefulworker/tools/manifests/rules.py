@@ -3,9 +3,11 @@
 A rule is a generator function that takes a `Server` and yields a `Finding` for each place where the
 mistake was made; `@rule` with its name puts it on the list. It must be sure: what is not known (a
 value that comes from a Secret, a config file that was not given) is no mistake. The severity is
-``error`` when requests are lost for certain, ``warning`` when it depends on the traffic or on
-something that the files do not show. What may be changed here: rules, and the figures at the top;
-each rule has a row in docs/check.md, and a file with just that mistake among the tests.
+``error`` when gunicorn does not start or cannot stop in the way that the files say, whatever the
+traffic; ``warning`` when it costs something else, or only with some traffic or in surroundings that
+the files do not show. The fixes of one server's findings must fit each other. What may be changed
+here: rules, and the figures at the top; each rule has a row in docs/check.md, and a file with just
+that mistake among the tests.
 """
 
 from __future__ import annotations
@@ -15,10 +17,13 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import gracefulworker
 from gracefulworker.settings import MARGIN, whole
+from gracefulworker.tools.manifests import launch
 from gracefulworker.tools.manifests.documents import Node
-from gracefulworker.tools.manifests.servers import Container, Pod, Server, prestop_sleep
+from gracefulworker.tools.manifests.servers import Pod, Server, prestop_sleep
 from gracefulworker.tools.manifests.sources import Place
+from gracefulworker.tools.manifests.units import Stop, base_of
 
 ERROR, WARNING = "error", "warning"
 
@@ -32,10 +37,14 @@ IDLE_TIMES = {"alb": 60.0, "nginx": 60.0, "traefik": 90.0, "gce": 600.0, "gce-in
 #: Where a user raises or lowers the ALB's.
 ALB_ATTRIBUTES = "alb.ingress.kubernetes.io/load-balancer-attributes"
 
+#: Seconds for which Heroku's router keeps an idle connection to a dyno.
+#: https://devcenter.heroku.com/articles/http-routing#keepalives
+HEROKU_IDLE = 90.0
+
 #: Our workers that answer one request per connection have no keep-alive.
 KEEPERS = ("gthread", "gevent", "eventlet", "tornado")
 
-#: Images of programs that stand in front of gunicorn in its pod.
+#: Programs that may stand in front of gunicorn in its pod, which are the names of their images too.
 PROXIES = frozenset(
     {"nginx", "nginx-unprivileged", "openresty", "envoy", "haproxy", "caddy", "httpd", "traefik"}
 )
@@ -44,9 +53,20 @@ PROXIES = frozenset(
 #: let in.
 HANDOVER = 2.0
 
+#: graceful_delay's own default, which is enough for kube-proxy and ingress-nginx.
+USUAL_DELAY = 5.0
+
+#: Seconds that an AWS load balancer takes to hear that a target which is a pod's own address is
+#: leaving, at least, and what is well enough; kube-proxy and ingress-nginx take less than 5.
+#: docs/platforms.md
+SHORT_FOR_TARGETS, ENOUGH_FOR_TARGETS = 20.0, 60.0
+
 #: Less than this from the start of the container to its end by the liveness probe is no boot time
 #: for a Python service, which takes 1 to 10 s on an idle machine.
 SHORTEST_BOOT = 10.0
+
+#: How addresses begin that nobody outside the pod can reach.
+LOCAL = ("127.", "localhost", "[::1]")
 
 #: Annotations of Services whose balancer looks at the pods itself.
 DIRECT = (
@@ -112,10 +132,10 @@ def judge(server: Server) -> Iterator[Finding]:
 
 @dataclass(frozen=True)
 class Budget:
-    """How a pod's terminationGracePeriodSeconds is spent; all in seconds."""
+    """How the time from SIGTERM to SIGKILL is spent; all in seconds."""
 
-    pod: Pod
-    container: Container
+    stop: Stop
+    period: float
     presleep: float
     delay: float
     finish: float
@@ -123,7 +143,7 @@ class Budget:
 
     @property
     def used(self) -> float:
-        """What the pod takes when a request is as slow as it may be."""
+        """What it takes when a request is as slow as it may be."""
         return self.presleep + self.delay + self.finish
 
     @property
@@ -138,15 +158,15 @@ class Budget:
         Stock's default graceful_timeout is as long as Kubernetes' default period: nobody chose
         either, and what a preStop sleep takes away is missed by very slow requests only.
         """
-        if self.needed <= self.pod.period:
+        if self.needed <= self.period:
             return True
         is_default = not self.is_chosen and not self.delay
-        return is_default and self.presleep + MARGIN <= self.pod.period
+        return is_default and self.presleep + MARGIN <= self.period
 
     @property
     def severity(self) -> str:
         """Requests are cut, or there is no time for the exit alone."""
-        return ERROR if self.used > self.pod.period else WARNING
+        return ERROR if self.used > self.period else WARNING
 
     @property
     def sum(self) -> str:
@@ -162,35 +182,42 @@ class Budget:
     @property
     def is_presleep_alone(self) -> bool:
         """Whether all would fit without the preStop hook, which our delay makes needless."""
-        would_fit = self.needed - self.presleep <= self.pod.period
+        would_fit = self.needed - self.presleep <= self.period
         return self.presleep > 0 and self.delay > 0 and would_fit
+
+    @property
+    def is_needless_hook(self) -> bool:
+        """Whether the preStop hook is what is to go: our delay does what it does."""
+        has_both = self.presleep > 0 and self.delay > 0
+        return has_both and (self.needed <= self.period or self.is_presleep_alone)
 
     @property
     def is_unset_or_equal(self) -> bool:
         """Whether nobody thought of the period: that of the rule `graceful-timeout`."""
-        is_set = bool(self.pod.spec["terminationGracePeriodSeconds"])
-        if not is_set:
+        if not self.stop.is_set:
             return self.is_chosen
-        return self.is_chosen and self.finish == self.pod.period and not self.presleep
+        return self.is_chosen and self.finish == self.period and not self.presleep
+
+    @property
+    def fix(self) -> str:
+        """A period that is long enough; where there is none, what fits into it."""
+        if self.stop.written is not None:
+            return self.stop.written.format(self.needed)
+        if self.delay:
+            return f"GRACEFUL_DELAY=0 and GRACEFUL_KILL_AFTER={self.period:g}"
+        return (
+            f"--graceful-timeout {max(self.period - MARGIN, 1):g}, and no request that takes longer"
+        )
 
 
 def budget(server: Server) -> Budget | None:
-    """Return the sum for a server in a pod, None when one of its figures is not known."""
-    delay, finish = server.delay, server.finish
-    if server.pod is None or server.container is None or delay is None or finish is None:
+    """Return the sum for a server, None when one of its figures is not known."""
+    delay, finish, stop = server.delay, server.finish, server.stop
+    if stop is None or stop.seconds is None or delay is None or finish is None:
         return None
-    return Budget(
-        server.pod,
-        server.container,
-        server.presleep() or 0.0,
-        delay,
-        finish,
-        "graceful_timeout" in server.read.given,
-    )
-
-
-def _period_place(pod: Pod) -> Place:
-    return pod.spec["terminationGracePeriodSeconds"].place
+    presleep = server.presleep() or 0.0
+    chosen = "graceful_timeout" in server.read.given
+    return Budget(stop, stop.seconds, presleep, delay, finish, chosen)
 
 
 @rule("grace-period")
@@ -201,17 +228,18 @@ def grace_period(server: Server) -> Iterator[Mistake]:
         return
     if sums.is_presleep_alone or sums.is_unset_or_equal:
         return
-    shorter = "lower graceful_timeout"
-    if sums.delay:
-        left = max(sums.pod.period - sums.presleep, 0)
-        shorter = f"set GRACEFUL_KILL_AFTER to {left:g}, which shortens graceful_timeout"
+    fix = sums.fix
+    if sums.stop.written is not None:
+        left = max(sums.period - sums.presleep, 0)
+        shorter = f"GRACEFUL_KILL_AFTER={left:g}, which shortens graceful_timeout"
+        fix += f", or {shorter if sums.delay else 'lower graceful_timeout'}"
     yield Mistake(
         sums.severity,
-        _period_place(sums.pod),
-        f"{sums.sum} is more than the period of {sums.pod.period:g} s",
+        sums.stop.place,
+        f"{sums.sum} is more than the {sums.period:g} s of {sums.stop.label}",
         "requests still under way when the period ends are cut by SIGKILL, without an answer and "
         "without a log line",
-        f"terminationGracePeriodSeconds: {sums.needed}, or {shorter}",
+        fix,
     )
 
 
@@ -219,58 +247,110 @@ def grace_period(server: Server) -> Iterator[Mistake]:
 def prestop(server: Server) -> Iterator[Mistake]:
     """A preStop sleep before a gunicorn that has a delay of its own."""
     sums = budget(server)
-    if sums is None or not sums.presleep or not sums.delay:
+    if server.container is None or sums is None or not sums.is_needless_hook:
         return
-    if sums.needed <= sums.pod.period:
-        severity = WARNING
-        effect = f"nothing is lost, but each pod takes {sums.presleep:g} s longer to go"
-    elif sums.is_presleep_alone:
+    severity = WARNING
+    effect = f"nothing is lost, but each pod takes {sums.presleep:g} s longer to go"
+    if sums.needed > sums.period:
         severity = ERROR
         effect = "the time for requests under way is too short by that: they are cut by SIGKILL"
-    else:
-        return
+    planned = _planned(server, sums)
     yield Mistake(
         severity,
-        sums.container.node["lifecycle"]["preStop"].place,
+        server.container.node["lifecycle"]["preStop"].place,
         f"the preStop sleep of {sums.presleep:g} s and graceful_delay of {sums.delay:g} s add up: "
-        f"{sums.sum}, in a period of {sums.pod.period:g} s",
+        f"{sums.sum}, in a period of {sums.period:g} s",
         effect,
-        "remove the preStop hook, or set GRACEFUL_DELAY to 0",
+        "remove the preStop hook"
+        + (f", and set GRACEFUL_DELAY={planned:g}" if planned > sums.delay else ""),
     )
+
+
+def _planned(server: Server, sums: Budget | None) -> float:
+    """How long gunicorn serves on after SIGTERM once the other findings have been followed."""
+    delay, presleep = server.delay or 0.0, server.presleep() or 0.0
+    if sums is None or not sums.is_needless_hook:
+        return delay + presleep
+    # What the hook was there for must not be lost with it.
+    sleeps = [prestop_sleep(node, {}) or 0.0 for node, _ in in_front(server)]
+    longer = [sleep + HANDOVER for sleep in sleeps if sleep > delay]
+    if delay < SHORT_FOR_TARGETS and _targets(server) is not None:
+        longer.append(max(presleep, SHORT_FOR_TARGETS))
+    return max([delay, *longer])
 
 
 @rule("sigterm-lost")
 def sigterm_lost(server: Server) -> Iterator[Mistake]:
     """A shell stays above gunicorn and keeps SIGTERM to itself, or another signal is sent."""
-    if server.launch.holder is not None:
+    stop = server.stop
+    to_all = stop is not None and stop.to == "all"
+    if server.launch.holder is not None and not to_all:
+        yield _held(server, server.launch.holder)
+    elif server.knows("daemon") and server.read.cfg.daemon and _is_contained(server):
         yield Mistake(
             ERROR,
             server.place,
-            f"gunicorn is started by {server.launch.holder}, which does not pass SIGTERM on",
-            "gunicorn never begins its shutdown: every connection is cut by SIGKILL at the end of "
-            "the grace period",
-            "write `exec` before the command in the shell, or start gunicorn without a shell "
-            '(["gunicorn", "app:app"], the exec form)',
+            "gunicorn goes into the background (--daemon), where nobody passes SIGTERM on to it",
+            "a container lives as long as its first process: it ends at once, or goes on with a "
+            "gunicorn that is killed at the end without having heard of it",
+            "remove --daemon, and start gunicorn last, with exec",
         )
+    yield from _other_signals(server)
+
+
+def _is_contained(server: Server) -> bool:
+    is_unit = server.stop is not None and server.stop.label == "TimeoutStopSec"
+    return (server.stop is not None or server.image is not None) and not is_unit
+
+
+def _held(server: Server, holder: launch.Holder) -> Mistake:
+    stop = server.stop
+    is_child = server.launch.has_init or (stop is not None and stop.to == "child")
+    if is_child or "container with it" in holder.reason:
+        effect = (
+            "the shell ends at SIGTERM, and what it has started is killed or left behind: every "
+            "request under way is cut at once"
+        )
+    else:
+        known = stop is not None and stop.seconds is not None
+        period = f"{stop.seconds:g} s" if known and stop is not None else "some seconds"
+        effect = (
+            f"gunicorn hears nothing of the stop and serves on until SIGKILL {period} later, which "
+            "cuts every request that takes longer; each restart takes that long"
+        )
+    return Mistake(
+        ERROR,
+        server.place,
+        f"gunicorn is started by {holder.name}, which {holder.reason}",
+        effect,
+        "write `exec` before the command in the shell (and no trap), or start gunicorn without a "
+        'shell (["gunicorn", "app:app"], the exec form)',
+    )
+
+
+def _other_signals(server: Server) -> Iterator[Mistake]:
+    fix = "remove it, so that SIGTERM is sent"
     signals = []
     if server.image is not None and server.image.stop_signal is not None:
-        signals.append(server.image.stop_signal)
+        signals = [(*server.image.stop_signal, fix)]
     if server.container is not None and server.container.node["lifecycle"]["stopSignal"]:
         node = server.container.node["lifecycle"]["stopSignal"]
-        signals = [(node.text or "", node.place)]
-    for signal, place in signals:
+        signals = [(node.text or "", node.place, fix)]
+    if server.stop is not None and server.stop.signal is not None:
+        signals = [server.stop.signal]
+    for signal, place, remedy in signals:
         name = signal.upper().removeprefix("SIG")
-        is_taken = name in ("TERM", "15") or (
-            name in ("INT", "2") and server.ours is not None and server.ours.sigint
+        takes_sigint = not server.knows_ours("graceful_sigint") or (
+            server.ours is not None and server.ours.sigint
         )
+        is_taken = name in ("TERM", "15") or "$" in name or (name in ("INT", "2") and takes_sigint)
         if not is_taken:
             yield Mistake(
                 ERROR,
                 place,
-                f"the container is stopped with {signal}, which ends gunicorn at once or not at "
-                "all",
+                f"gunicorn is stopped with {signal}, which ends it at once or not at all",
                 "connections are cut at each deploy",
-                "remove it, so that SIGTERM is sent",
+                remedy,
             )
 
 
@@ -278,26 +358,39 @@ def sigterm_lost(server: Server) -> Iterator[Mistake]:
 def keep_alive(server: Server) -> Iterator[Mistake]:
     """gunicorn closes idle connections before the balancer in front does."""
     worker = server.worker
-    if server.pod is None or worker is None or not server.knows("keepalive"):
+    if worker is None or not server.knows("keepalive"):
         return
     if not worker.rsplit(".", 1)[-1].rsplit("#", 1)[-1].lower().startswith(KEEPERS):
         return
     keepalive = float(server.read.cfg.keepalive)
     if keepalive == 0:  # every answer says close: no connection is idle
         return
-    for ingress in server.cluster.ingresses_of(server.pod):
-        idle = _idle_time(ingress)
-        if idle is not None and keepalive <= idle:
+    # With a proxy in the pod, the balancer's connections end there.
+    balancers = [] if in_front(server) else list(_balancers(server))
+    for name, idle in balancers:
+        if keepalive <= idle:
             yield Mistake(
                 WARNING,
                 server.place,
-                f"keep-alive is {keepalive:g} s, and the balancer ({_class(ingress)}, "
-                f"{os.path.basename(ingress.file)}:{ingress.line}) keeps idle connections for "
-                f"{idle:g} s",
+                f"keep-alive is {keepalive:g} s, and the balancer ({name}) keeps idle connections "
+                f"for {idle:g} s",
                 "now and then, at any time, a 502: the balancer sends a request on a connection "
                 "that gunicorn is just closing",
                 f"--keep-alive {idle + 5:g}",
             )
+
+
+def _balancers(server: Server) -> Iterator[tuple[str, float]]:
+    """The balancers in front, each with the seconds that it keeps an idle connection for."""
+    if server.is_procfile:
+        yield "Heroku's router", HEROKU_IDLE
+    if server.pod is None:
+        return
+    for ingress in server.cluster.ingresses_of(server.pod):
+        idle = _idle_time(ingress)
+        if idle is not None:
+            place = f"{os.path.basename(ingress.file)}:{ingress.line}"
+            yield f"{_class(ingress)}, {place}", idle
 
 
 def _class(ingress: Node) -> str:
@@ -363,6 +456,11 @@ def liveness_window(server: Server) -> Iterator[Mistake]:
         return
     window = _window(liveness)
     timeout = float(server.read.cfg.timeout) if server.knows("timeout") else 0.0
+    # Only a request to the application waits behind others: the kernel completes a connection, and
+    # a command mostly looks elsewhere.
+    asks = " ".join(word.text or "" for word in liveness["exec"]["command"])
+    if not liveness["httpGet"] and not any(word in asks for word in ("curl", "wget", "http")):
+        timeout = 0.0
     if window < timeout and not _on_probe_bind(server, liveness):
         yield Mistake(
             WARNING,
@@ -422,7 +520,9 @@ def readiness_probe(server: Server) -> Iterator[Mistake]:
     if server.container is None:
         return
     node = server.container.node
-    if not node["readinessProbe"]:
+    # One that asks the proxy in front asks gunicorn too.
+    through_proxy = any(front["readinessProbe"]["httpGet"] for front, _ in in_front(server))
+    if not node["readinessProbe"] and not through_proxy:
         yield Mistake(
             WARNING,
             node["readinessProbe"].place,
@@ -483,8 +583,7 @@ def _unanswered(server: Server, name: str, get: Node) -> Iterator[Mistake]:
     others = [c for c in server.pod.containers if c["name"].text != server.container.name]
     is_foreign = others or any(address.startswith(("unix:", "fd:")) for address in addresses)
     if is_foreign or port in ports:
-        local = ("127.", "localhost", "[::1]")
-        if not is_foreign and all(address.startswith(local) for address in addresses):
+        if not is_foreign and all(address.startswith(LOCAL) for address in addresses):
             yield Mistake(
                 ERROR,
                 server.place,
@@ -511,17 +610,16 @@ def graceful_timeout(server: Server) -> Iterator[Mistake]:
         return
     if sums.is_presleep_alone or not sums.is_unset_or_equal:
         return
-    is_set = bool(sums.pod.spec["terminationGracePeriodSeconds"])
-    period = f"{sums.pod.period:g} s"
+    period = f"{sums.period:g} s"
     yield Mistake(
         sums.severity,
-        _period_place(sums.pod),
-        f"graceful_timeout is {sums.finish:g} s, and terminationGracePeriodSeconds is "
-        + (f"{period} too: " if is_set else f"not set, which means {period}: ")
+        sums.stop.place,
+        f"graceful_timeout is {sums.finish:g} s, and {sums.stop.label} is "
+        + (f"{period} too: " if sums.stop.is_set else f"not set, which means {period}: ")
         + f"{sums.sum}",
         "requests still under way when the period ends are cut by SIGKILL, without an answer and "
         "without a log line",
-        f"terminationGracePeriodSeconds: {sums.needed}",
+        sums.fix,
     )
 
 
@@ -538,6 +636,7 @@ def options(server: Server) -> Iterator[Mistake]:
             refused if is_fatal else ignored,
             "correct or remove it (`gunicorn --help` has all options)",
         )
+    yield from _worker_class(server, refused)
     if server.refusal is not None and server.is_delayed:
         place = server.place_of(server.refusal)
         yield Mistake(ERROR, place, server.refusal, refused, "as the sentence says")
@@ -546,36 +645,132 @@ def options(server: Server) -> Iterator[Mistake]:
         yield Mistake(WARNING, place, warning, ignored, "as the sentence says")
 
 
+def _worker_class(server: Server, refused: str) -> Iterator[Mistake]:
+    """A worker class of ours that is misspelt, or cannot be found by gunicorn."""
+    worker = server.worker or ""
+    for prefix in ("gracefulworker.", "egg:gracefulworker#"):
+        name = worker.removeprefix(prefix)
+        if name != worker and "." not in name and name not in ("sync", "gthread", "gevent"):
+            yield Mistake(
+                ERROR,
+                server.place,
+                f"{worker} is not a worker class",
+                refused,
+                f"-k gracefulworker.{gracefulworker.nearest_worker(name)}",
+            )
+    if worker == "gracefulworker" and server.is_complete and not server.imports_ours:
+        yield Mistake(
+            ERROR,
+            server.place,
+            "gunicorn knows the worker class gracefulworker only after `import gracefulworker` in "
+            "its config file",
+            refused,
+            "-k gracefulworker.gthread",
+        )
+
+
+def in_front(server: Server) -> list[tuple[Node, bool]]:
+    """The containers of the pod through which clients reach gunicorn, each with whether it is sure.
+
+    What a Service points to decides, if one is among the files. Else it is the program.
+    """
+    if server.pod is None or server.container is None:
+        return []
+    services = server.cluster.services_of(server.pod)
+    targets = {
+        (port["targetPort"] or port["port"]).text
+        for service in services
+        for port in service["spec"]["ports"]
+    }
+    own = {str(number) for number in server.container.ports().values()}
+    own |= set(server.container.ports())
+    addresses = []
+    if "bind" in server.read.given and server.knows("bind"):
+        addresses = [str(address) for address in server.read.cfg.settings["bind"].get()]
+    own |= {str(_port_of_address(address)) for address in addresses}
+    is_hidden = bool(addresses) and all(
+        address.startswith(("unix:", *LOCAL)) for address in addresses
+    )
+    if targets & own and not is_hidden:
+        return []
+    found = []
+    for node in server.pod.containers:
+        if node["name"].text == server.container.name:
+            continue
+        ports = {port[key].text for port in node["ports"] for key in ("name", "containerPort")}
+        is_target = bool(targets & ports)
+        if _is_proxy(node) and (is_target or not targets & _all_ports(server.pod)):
+            found.append((node, is_target or is_hidden))
+        elif is_target and is_hidden:
+            found.append((node, True))
+    return found
+
+
+def _all_ports(pod: Pod) -> set[str | None]:
+    return {
+        port[key].text
+        for node in pod.containers
+        for port in node["ports"]
+        for key in ("name", "containerPort")
+    }
+
+
+def _is_proxy(node: Node) -> bool:
+    """Whether a container runs one of the proxies; one of their images may run something else."""
+    words = [word.text or "" for word in node["command"]]
+    if not words:
+        return base_of(node["image"].text or "") in PROXIES
+    return any(os.path.basename(word) in PROXIES for line in words for word in line.split())
+
+
 @rule("sidecar")
 def sidecar(server: Server) -> Iterator[Mistake]:
-    """A proxy in the same pod that stops at SIGTERM, while gunicorn goes on serving through it."""
+    """A proxy in the same pod that stops before gunicorn, or goes on without it."""
     delay, finish, presleep = server.delay, server.finish, server.presleep()
     if server.pod is None or server.container is None or delay is None or presleep is None:
         return
     kept = delay + presleep
-    if not kept:
-        return
-    effect = (
-        f"the proxy refuses clients at once at each deploy, although gunicorn serves on for "
-        f"{kept:g} s"
-    )
-    for node in server.pod.containers:
-        image = (node["image"].text or "").split("@")[0].rsplit("/", 1)[-1].split(":")[0]
-        if node["name"].text == server.container.name or image not in PROXIES:
+    sums = budget(server)
+    hook = 0.0 if sums is not None and sums.is_needless_hook else presleep
+    planned = _planned(server, sums)
+    for node, is_sure in in_front(server):
+        name = f"the container {node['name'].text} ({base_of(node['image'].text or '')})"
+        sleep = prestop_sleep(node, {})
+        if sleep is None:
             continue
-        sleep = prestop_sleep(node)
-        if sleep is not None and (not sleep or sleep + HANDOVER < kept):
+        severity = ERROR if is_sure else WARNING
+        place = node["lifecycle"]["preStop"].place if sleep else node.place
+        if kept and (not sleep or sleep + HANDOVER < kept):
             yield Mistake(
-                ERROR,
-                node["lifecycle"]["preStop"].place if sleep else node.place,
-                f"the container {node['name'].text} ({image}) in front of gunicorn stops "
-                f"{kept - sleep:g} s before it",
-                effect,
-                f"a preStop sleep of {kept:g} s for that container, and graceful_delay = "
-                f"{delay + HANDOVER:g} for what it then hands over; or make it a native sidecar "
-                "(initContainers with restartPolicy: Always), which ends after gunicorn",
+                severity,
+                place,
+                f"{name} in front of gunicorn stops {kept - sleep:g} s before it",
+                f"the proxy refuses clients at once at each deploy, although gunicorn serves on "
+                f"for {kept:g} s",
+                f"a preStop sleep of {planned:g} s for that container together with "
+                f"{_longer(server, planned + HANDOVER, hook)} for what it then hands over; or make "
+                "it a native sidecar (initContainers with restartPolicy: Always), which ends after "
+                "gunicorn",
             )
-    yield from _istio(server, server.pod, kept + (finish or 0.0))
+        elif sleep > kept:
+            yield Mistake(
+                severity if not kept else WARNING,
+                place,
+                f"{name} in front of gunicorn goes on for {sleep - kept:g} s after it",
+                "502: the proxy takes requests that gunicorn is no longer there for",
+                _longer(server, sleep + HANDOVER, hook),
+            )
+    if kept:
+        yield from _istio(server, server.pod, kept + (finish or 0.0))
+
+
+def _longer(server: Server, seconds: float, hook: float) -> str:
+    """How gunicorn is made to serve on for so long, with a preStop hook that stays."""
+    if server.delay:
+        return f"GRACEFUL_DELAY={seconds - hook:g}"
+    if hook:
+        return f"a preStop sleep of {seconds:g} s for gunicorn's"
+    return f"{_our_worker(server)} with GRACEFUL_DELAY={seconds:g}"
 
 
 def _istio(server: Server, pod: Pod, needed: float) -> Iterator[Mistake]:
@@ -622,43 +817,117 @@ def unready(server: Server) -> Iterator[Mistake]:
         "graceful_unready is set, and only kube-proxy stands in front",
         "when all pods are leaving (a node goes, one replica is left) kube-proxy would still use "
         "one that is ready, and now has none: connection refused",
-        "remove it: a pod that is being deleted is out of the Service without it",
+        "remove it: a pod that is being deleted is out of the Service without it. (Keep it where "
+        "a balancer that is not in the files probes the pod itself, and hears of the end by that.)",
     )
 
 
 @rule("no-delay")
 def no_delay(server: Server) -> Iterator[Mistake]:
-    """Nothing waits for the balancer, neither gunicorn nor a preStop hook; or Recreate."""
-    if server.pod is not None:
-        strategy = server.pod.workload["spec"]["strategy"]["type"]
-        if strategy.text == "Recreate":
-            yield Mistake(
-                WARNING,
-                strategy.place,
-                "the strategy is Recreate",
-                "at each deploy all pods stop before a new one starts: nobody is served meanwhile, "
-                "whatever gunicorn does",
-                "the default strategy, RollingUpdate, also with one replica",
-            )
-    elif not server.is_procfile:
-        return  # a Dockerfile does not say what will stop it
+    """Nothing waits for the balancer, neither gunicorn nor a preStop hook."""
+    if server.pod is None and not server.is_procfile:
+        return  # a Dockerfile does not say what will stop it; other platforms stop sending first
     if server.delay != 0 or server.presleep() != 0:
         return
     worker = server.worker or "sync"
     name = worker.removeprefix("egg:gunicorn#")
-    if server.is_delayed:
-        fix = "remove graceful_delay = 0 (5 s is the default)"
-    elif name in ("sync", "gthread", "gevent"):
-        fix = f"-k gracefulworker.{name}"
-    else:
-        fix = "`from gracefulworker.hooks import when_ready` in gunicorn's config file"
+    fix = "remove graceful_delay = 0 (5 s is the default)"
+    if not server.is_delayed:
+        fix = _our_worker(server)
     if server.read.names == {}:
         fix += " (should a config file in the image do so already, give it with -c)"
+    targets = _targets(server)
+    fronts = [node for node, _ in in_front(server)]
+    if targets is not None:
+        fix += f", with {_enough(server)} for {targets}"
+    elif fronts:
+        sleep = max(prestop_sleep(fronts[0], {}) or 0.0, USUAL_DELAY)
+        fix += (
+            f", with GRACEFUL_DELAY={sleep + HANDOVER:g} and a preStop sleep of {sleep:g} s for "
+            f"the container {fronts[0]['name'].text} in front"
+        )
     yield Mistake(
         ERROR if server.pod is not None else WARNING,
         server.place_of("GRACEFUL_DELAY"),
         f"gunicorn (worker class {name}) stops as soon as SIGTERM arrives, and there is no preStop "
         "hook",
-        "for some seconds at each deploy new connections are refused: 502 from the balancer",
+        "for some seconds at each deploy new connections are refused: 502 from the balancer"
+        + (" (as soon as it hears of SIGTERM, see sigterm-lost)" if server.launch.holder else ""),
         fix,
+    )
+
+
+def _our_worker(server: Server) -> str:
+    name = (server.worker or "sync").removeprefix("egg:gunicorn#")
+    if name in ("sync", "gthread", "gevent"):
+        return f"-k gracefulworker.{name}"
+    return "`from gracefulworker.hooks import when_ready` in gunicorn's config file"
+
+
+@rule("short-delay")
+def short_delay(server: Server) -> Iterator[Mistake]:
+    """A delay that is long enough for kube-proxy, and an AWS balancer that needs more."""
+    delay, presleep, targets = server.delay, server.presleep(), _targets(server)
+    if targets is None or delay is None or presleep is None:
+        return
+    kept = delay + presleep
+    if not 0 < kept < SHORT_FOR_TARGETS:
+        return
+    yield Mistake(
+        WARNING,
+        server.place_of("GRACEFUL_DELAY"),
+        f"gunicorn serves on for {kept:g} s, and {targets} sends requests to the pod's own address "
+        f"for {SHORT_FOR_TARGETS:g} to 70 s more",
+        "new connections are refused after that: 502 from the balancer",
+        _enough(server),
+    )
+
+
+def _enough(server: Server) -> str:
+    timeout = float(server.read.cfg.graceful_timeout)
+    period = whole(ENOUGH_FOR_TARGETS + timeout + MARGIN)
+    by = f"GRACEFUL_DELAY={ENOUGH_FOR_TARGETS:g}"
+    if server.presleep() and not server.is_delayed:
+        by = f"a preStop sleep of {ENOUGH_FOR_TARGETS:g} s"
+    return f"{by} and terminationGracePeriodSeconds: {period}"
+
+
+def _targets(server: Server) -> str | None:
+    """The AWS balancer that sends requests to the pod itself, past kube-proxy."""
+    if server.pod is None:
+        return None
+    services = server.cluster.services_of(server.pod)
+    for ingress in server.cluster.ingresses_of(server.pod):
+        kind = ingress["metadata"]["annotations"]["alb.ingress.kubernetes.io/target-type"].text
+        if _class(ingress) == "alb" and kind == "ip":
+            return "the ALB"
+    names = {service["metadata"]["name"].text for service in services}
+    for binding in server.cluster.target_groups:
+        spec = binding["spec"]
+        if spec["serviceRef"]["name"].text in names and spec["targetType"].text == "ip":
+            return "the target group"
+    prefix = "service.beta.kubernetes.io/aws-load-balancer-"
+    for service in services:
+        annotations = service["metadata"]["annotations"]
+        is_ip = annotations[f"{prefix}nlb-target-type"].text == "ip"
+        if is_ip or annotations[f"{prefix}type"].text == "nlb-ip":
+            return "the NLB"
+    return None
+
+
+@rule("recreate")
+def recreate(server: Server) -> Iterator[Mistake]:
+    """The strategy Recreate: a choice, with a cost that no setting of gunicorn's takes away."""
+    if server.pod is None:
+        return
+    strategy = server.pod.workload["spec"]["strategy"]["type"]
+    if strategy.text != "Recreate":
+        return
+    yield Mistake(
+        WARNING,
+        strategy.place,
+        "the strategy is Recreate: all pods stop before a new one starts",
+        "at each deploy nobody is served meanwhile, whatever gunicorn does",
+        "RollingUpdate, also with one replica; unless two versions cannot run side by side, or "
+        "share a volume that only one node can mount",
     )

@@ -23,6 +23,11 @@ SKIPPED_DIRECTORIES = frozenset({"node_modules", "site-packages", "venv", "__pyc
 #: The interpreters of what is read as a script.
 _SHEBANG = re.compile(rb"#!.*\b(sh|ash|bash|dash|ksh|zsh)\b")
 
+_DOCKERFILE = re.compile(r"(docker|container)file([-_.].*)?|.*[-_.](docker|container)file")
+
+#: A section of supervisord's configuration that starts a program.
+_PROGRAM = re.compile(rb"^\s*\[program:", re.MULTILINE)
+
 #: A text of any name with one of these keys at the start of a line is taken for a manifest.
 _MANIFEST = re.compile(rb'^\s*\{?\s*"?(apiVersion|kind)"?\s*:', re.MULTILINE)
 
@@ -61,8 +66,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Source:
-    """One text: `kind` is ``yaml``, ``dockerfile``, ``procfile`` or ``script``.
+    """One text.
 
+    :param kind: ``yaml``, ``dockerfile``, ``procfile``, ``script``, ``systemd``, ``supervisord`` or
+        ``fly``.
     :param named: whether the user gave this very file, and not a directory that holds it.
     """
 
@@ -75,6 +82,14 @@ class Source:
     def name(self) -> str:
         """The last part of the path."""
         return os.path.basename(self.file)
+
+    @property
+    def interpreter(self) -> str:
+        """The program that a script's first line names, "" without such a line."""
+        first = self.text.split("\n", 1)[0]
+        words = first[2:].replace("/env ", "/").split() if first.startswith("#!") else []
+        words = [word for word in words if not word.startswith("-")]
+        return os.path.basename(words[0]) if words else ""
 
 
 def read(path: str) -> Iterator[Source | InputError]:
@@ -94,7 +109,7 @@ def read(path: str) -> Iterator[Source | InputError]:
                 yield unrendered(os.path.join(directory, "templates"), 0)
             for name in sorted(names):
                 file = os.path.join(directory, name)
-                kind = _kind(name)
+                kind = _kind(name) or _kind_within(file)
                 # A JSON file in a directory is rarely a manifest; one that is can be named.
                 is_other = name.startswith(".") or name.endswith(".json")
                 if kind is not None and not is_other and os.path.isfile(file):
@@ -111,12 +126,36 @@ def _kind(name: str) -> str | None:
     stem = lower.split(".")[0]
     if lower.endswith((".yaml", ".yml", ".json")):
         return "yaml"
-    if stem in ("dockerfile", "containerfile") or lower.endswith((".dockerfile", ".containerfile")):
+    if _DOCKERFILE.fullmatch(lower) and not lower.endswith((".dockerignore", ".md", ".txt")):
         return "dockerfile"
+    if lower.endswith(".service"):
+        return "systemd"
+    if stem == "fly" and lower.endswith(".toml"):
+        return "fly"
     if stem == "procfile" or lower.endswith(".procfile"):
         return "procfile"
     if lower.endswith((".sh", ".bash")) or "entrypoint" in stem:
         return "script"
+    return None
+
+
+def _kind_within(file: str) -> str | None:
+    """The kind of a file in a directory whose name alone does not say it."""
+    extension = os.path.splitext(file)[1]
+    if extension not in ("", ".conf", ".ini") or not os.path.isfile(file):
+        return None
+    try:
+        with open(file, "rb") as stream:
+            return _kind_of_data(stream.read(10_000), extension)
+    except OSError:
+        return None
+
+
+def _kind_of_data(data: bytes, extension: str) -> str | None:
+    if not extension and _SHEBANG.match(data):
+        return "script"
+    if extension in (".conf", ".ini") and _PROGRAM.search(data):
+        return "supervisord"
     return None
 
 
@@ -133,6 +172,8 @@ def _read_file(file: str, kind: str | None = None) -> Source | InputError:
         return InputError(file, 0, f"cannot be read: {error}")
     if kind is None:
         kind = _kind(Path(file).name)
+    if kind is None:
+        kind = _kind_of_data(data, os.path.splitext(file)[1])
     if kind is None and _SHEBANG.match(data):
         kind = "script"
     # `check <(helm template .)` names a pipe.
@@ -140,7 +181,10 @@ def _read_file(file: str, kind: str | None = None) -> Source | InputError:
         kind = "yaml"
     if kind is None:
         return InputError(
-            file, 0, "is neither YAML, nor a Dockerfile, a Procfile or a shell script, by its name"
+            file,
+            0,
+            "is neither YAML, nor a Dockerfile, a Procfile, a shell script, a systemd unit, "
+            "supervisord's configuration or a fly.toml, by its name",
         )
     return _source(file, kind, data, named)
 

@@ -1,0 +1,626 @@
+"""Which gunicorns the files start, and the settings that they would run with.
+
+The `Reader` takes in all texts, then finds a `Server` for each gunicorn. What starts something
+else, and what cannot be judged, is kept too, so that nothing is passed over in silence. What may be
+changed here: kinds of workload, which Dockerfile an image is built from, and where settings are
+found.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gracefulworker import settings
+from gracefulworker.tools import configuration
+from gracefulworker.tools.manifests import dockerfile, documents, launch, units
+from gracefulworker.tools.manifests.documents import Node
+from gracefulworker.tools.manifests.launch import Launch, Surroundings, Word
+from gracefulworker.tools.manifests.servers import Cluster, Container, Pod, Server, referring
+from gracefulworker.tools.manifests.sources import InputError, Place, Source, unrendered
+from gracefulworker.tools.manifests.units import Stop, Unit
+
+#: Kinds with a pod template in ``spec.template``; Rollout is Argo's.
+TEMPLATED = frozenset(
+    {
+        *("DaemonSet", "Deployment", "DeploymentConfig", "ReplicaSet", "ReplicationController"),
+        *("Rollout", "StatefulSet"),
+    }
+)
+
+#: Kinds that run to their end and serve nobody.
+JOBS = frozenset({"CronJob", "Job"})
+
+#: Images that start a program of their own, whatever else is in the files; by the last part of the
+#: name. Those of the Docker Hub's official ones, and of sidecars, that stand beside web services.
+OWN_START = frozenset(
+    {
+        *("adminer", "alertmanager", "caddy", "cadvisor", "cassandra", "certbot", "clickhouse"),
+        *("clickhouse-server", "cloud-sql-proxy", "cloudflared", "consul", "couchdb"),
+        *("elasticsearch", "envoy", "etcd", "flower", "fluent-bit", "fluentd", "gce-proxy"),
+        *("git-sync", "grafana", "haproxy", "httpd", "influxdb", "jaeger", "kafka", "keycloak"),
+        *(
+            "kibana",
+            "localstack",
+            "logstash",
+            "loki",
+            "mailhog",
+            "mailpit",
+            "mariadb",
+            "meilisearch",
+        ),
+        *(
+            "memcached",
+            "memcached-exporter",
+            "minio",
+            "mongo",
+            "mongo-express",
+            "mongodb",
+            "mosquitto",
+        ),
+        *("mssql-server", "mysql", "nats", "neo4j", "nginx", "nginx-prometheus-exporter"),
+        *("nginx-unprivileged", "node-exporter", "oauth2-proxy", "openresty", "opensearch"),
+        *("otel-collector", "opentelemetry-collector", "opentelemetry-collector-contrib", "pause"),
+        *("percona", "pgadmin4", "pgbouncer", "pgvector", "phpmyadmin", "portainer", "postgis"),
+        *("postgres", "postgres-exporter", "postgresql", "prometheus", "promtail", "proxyv2"),
+        *("rabbitmq", "redis", "redis-commander", "redis-exporter", "redis-stack", "registry"),
+        *("solr", "squid", "statsd-exporter", "traefik", "valkey", "varnish", "vault", "vector"),
+        *(
+            "wait-for-it",
+            "zipkin",
+            "zookeeper",
+            "busybox",
+            "alpine",
+            "ubuntu",
+            "debian",
+            "selenium",
+        ),
+        *("timescaledb", "mysqld-exporter", "watchtower", "dynamodb-local", "pgbackrest", "kong"),
+    }
+)
+
+#: What only a template that is not rendered has in a pod's spec.
+_TEMPLATE = re.compile(
+    r"\{\{-?\s*(\.|\$|(if|end|else|range|with|include|template|tpl|toYaml|quote|default)\b)|\{%"
+)
+
+
+@dataclass(frozen=True)
+class Unjudged:
+    """Something that starts a program, or may, and was not judged.
+
+    :param why: a sentence.
+    """
+
+    name: str
+    place: Place
+    why: str
+
+
+@dataclass
+class Reader:
+    """Gathers what the files hold, and then finds the servers in it.
+
+    :param config_file: the gunicorn config file that the user gave.
+    :param images_by_name: the Dockerfile of an image, where the user said it.
+    :param target: the stage of a Dockerfile that is built, where the user said it.
+    """
+
+    config_file: str | None = None
+    images_by_name: Mapping[str, str] = field(default_factory=dict)
+    target: str | None = None
+    cluster: Cluster = field(default_factory=Cluster)
+    pods: list[Pod] = field(default_factory=list)
+    units: list[Unit] = field(default_factory=list)
+    dockerfiles: list[dockerfile.Dockerfile] = field(default_factory=list)
+    scripts: list[Source] = field(default_factory=list)
+    procfiles: list[Source] = field(default_factory=list)
+    errors: list[InputError] = field(default_factory=list)
+    #: Each service with a gunicorn, once, in whatever ways it may be started.
+    judged: list[str] = field(default_factory=list)
+    not_judged: list[Unjudged] = field(default_factory=list)
+    #: What starts another program than gunicorn, with that program's name.
+    others: list[tuple[str, Place, str]] = field(default_factory=list)
+    #: Files without anything that starts a program.
+    passed_over: list[str] = field(default_factory=list)
+    #: Sentences about what could not be taken into account.
+    notes: list[str] = field(default_factory=list)
+    #: A config file that lies beside what was given. It is not run unless the user asks for that.
+    config_beside: str | None = None
+    _used: set[str] = field(default_factory=set)
+
+    def add(self, source: Source) -> None:
+        """Take in one text."""
+        beside = os.path.join(os.path.dirname(source.file), "gunicorn.conf.py")
+        if os.path.exists(beside):
+            self.config_beside = beside
+        try:
+            if source.kind == "yaml":
+                found = [self._add_document(one, source) for one in documents.parse(source)]
+                if not any(found) and "gunicorn" in source.text:
+                    why = "it names gunicorn, in a form that is not read here"
+                    name = f"the file {source.name}"
+                    self.not_judged.append(Unjudged(name, Place(source.file, 1, ""), why))
+                elif not any(found):
+                    self.passed_over.append(source.file)
+            elif source.kind == "dockerfile":
+                self.dockerfiles.append(dockerfile.read(source))
+            elif source.kind == "procfile":
+                self.procfiles.append(source)
+            elif source.kind == "systemd":
+                self.units += units.of_systemd(source)
+            elif source.kind == "supervisord":
+                self.units += units.of_supervisord(source)
+            elif source.kind == "fly":
+                self.units += units.of_fly(source)
+            else:
+                self.scripts.append(source)
+        except InputError as error:
+            self.errors.append(error)
+
+    def _add_document(self, document: Node, source: Source) -> bool:
+        """Take in one document; tell whether it is of a kind that is known, or starts something."""
+        kind = document["kind"].text or ""
+        name = document["metadata"]["name"].text or "without a name"
+        if kind == "List" or kind.endswith("List") or kind == "Template":
+            items = [*document["items"], *document["objects"]]
+            found = [self._add_document(item, source) for item in items]
+            return any(found)
+        if kind in TEMPLATED:
+            template = document["spec"]["template"]
+            metadata, spec = template["metadata"], template["spec"]
+        elif kind == "Pod":
+            metadata, spec = document["metadata"], document["spec"]
+        elif (document["apiVersion"].text or "").startswith("serving.knative.dev/"):
+            self._add_knative(name, document)
+            return True
+        elif document["services"].is_mapping and not kind:
+            self.units += units.of_compose(document)
+            return True
+        elif document["containerDefinitions"]:
+            self.units += units.of_task_definition(document)
+            return True
+        elif document["taskDefinition"]["containerDefinitions"]:
+            self.units += units.of_task_definition(document["taskDefinition"])
+            return True
+        else:
+            return self._add_neighbour(kind, name, document)
+        lines = source.text.splitlines()[spec.line - 1 : spec.last_line] if spec else []
+        for number, line in enumerate(lines):
+            if _TEMPLATE.search(line):
+                raise unrendered(source.file, spec.line + number)
+        self.pods.append(Pod(kind, name, document, metadata, spec))
+        return True
+
+    def _add_knative(self, name: str, document: Node) -> None:
+        kind = document["kind"].text or ""
+        platform = "Cloud Run" if units.is_cloud_run(document) else "Knative"
+        stop = units.knative_stop(document)
+        for node in document["spec"]["template"]["spec"]["containers"]:
+            title = f"{platform} {kind} {name}, container {node['name'].text or ''}".rstrip()
+            if stop.seconds is None:
+                self._note(
+                    f"{title}: how long it may take to stop is not judged (10 s on Cloud Run)"
+                )
+            self.units.append(self._unit_of(title, node, stop))
+
+    def _add_neighbour(self, kind: str, name: str, document: Node) -> bool:
+        if kind == "Service":
+            self.cluster.services.append(document)
+        elif kind == "Ingress":
+            self.cluster.ingresses.append(document)
+        elif kind == "TargetGroupBinding":
+            self.cluster.target_groups.append(document)
+        elif kind == "ConfigMap":
+            self.cluster.config_maps[document["metadata"]["name"].text or ""] = document
+        elif kind in JOBS:
+            why = "a job ends by itself, and serves nobody"
+            self.not_judged.append(Unjudged(f"{kind} {name}", document.place, why))
+        elif kind and document.holds("containers"):
+            why = f"the kind {kind} is not read here"
+            self.not_judged.append(Unjudged(f"{kind} {name}", document.place, why))
+        elif document.holds("ContainerDefinitions"):
+            why = "CloudFormation is not read here: give the task definition itself"
+            self.not_judged.append(Unjudged("the ECS task definition", document.place, why))
+        return bool(kind) or document.holds("ContainerDefinitions")
+
+    # -- what is started
+
+    def servers(self) -> list[Server]:
+        """Return every gunicorn in what was taken in."""
+        found = []
+        in_pods = [
+            (self._unit_of_pod(pod, node), pod)
+            for pod in self.pods
+            for node in pod.containers
+            if self._has_image(pod, node)
+        ]
+        all_units = [*(unit for unit, _ in in_pods), *self.units]
+        for unit, pod in in_pods:
+            found += self._of_unit(unit, all_units, pod)
+        self._pass_over_inits()
+        for unit in self.units:
+            found += self._of_unit(unit, all_units, None)
+        served = [server.image for server in found]
+        for file in self.dockerfiles:
+            if file.file not in self._used:
+                own = self._of_dockerfile(file, served)
+                if own and all_units:
+                    self._note(
+                        f"{file.file}: no container in the files is known to be of this image"
+                    )
+                found += own
+        for procfile in self.procfiles:
+            found += self._of_procfile(procfile)
+        return found + self._of_scripts()
+
+    def _pass_over_inits(self) -> None:
+        """Name native sidecars that start gunicorn; other init containers end before it does."""
+        for pod in self.pods:
+            for node in pod.spec["initContainers"]:
+                unit = self._unit_of_pod(pod, node)
+                around = self._around(node.file, unit.environ)
+                words = [*unit.words, *unit.arguments]
+                is_sidecar = node["restartPolicy"].text == "Always"
+                if is_sidecar and launch.find(words, unit.place, around):
+                    why = "a native sidecar is not judged"
+                    self.not_judged.append(Unjudged(unit.name, unit.place, why))
+
+    def _has_image(self, pod: Pod, node: Node) -> bool:
+        if node["image"].text is not None:
+            return True
+        name = f"{pod.kind} {pod.name}, container {node['name'].text or ''}"
+        why = "it is a patch for another document, which has its image"
+        self.not_judged.append(Unjudged(name, node.place, why))
+        return False
+
+    def _unit_of_pod(self, pod: Pod, node: Node) -> Unit:
+        name = f"{pod.kind} {pod.name}, container {node['name'].text or ''}"
+        return self._unit_of(name, node, pod.stop)
+
+    def _unit_of(self, name: str, node: Node, stop: Stop) -> Unit:
+        """Kubernetes: ``command`` replaces the image's ENTRYPOINT, ``args`` its CMD."""
+        environ = self._environ(node)
+        return Unit(
+            name,
+            (node["command"] or node["args"] or node["image"] or node).place,
+            [_word(word, environ) for word in node["command"]],
+            [_word(word, environ) for word in node["args"]],
+            environ,
+            node["image"].text or "",
+            stop=stop,
+            node=node,
+        )
+
+    def _of_unit(self, unit: Unit, all_units: Sequence[Unit], pod: Pod | None) -> list[Server]:
+        image, reason = self._image_of(unit, all_units)
+        words, place, environ = [*unit.words, *unit.arguments], unit.place, unit.environ
+        sh = dockerfile.shell_of(unit.image)
+        if image is not None:
+            environ = {**image.environ, **environ}
+            sh = image.sh
+            if not unit.words:
+                start = image.entrypoint or image.command
+                words = [*(image.entrypoint.words if image.entrypoint else ())]
+                words += unit.arguments or (image.command.words if image.command else ())
+                if not unit.arguments and start is not None:
+                    place = start.place
+                if not unit.arguments:
+                    self._used.add(image.file)
+        around = self._around(place.file, environ, sh)
+        launches = launch.find(words, place, around)
+        if not launches and not unit.words and environ.get("GUNICORN_CMD_ARGS"):
+            # The image starts gunicorn, in a way that nobody has shown us.
+            launches = [Launch(("$CMD",), place)]
+        if not launches:
+            self._other(unit, words, image, reason, around)
+            return []
+        if image is None and unit.image and not unit.words and unit.arguments:
+            around.miss("the ENTRYPOINT of its image is not known")
+        self._note_gaps(unit.name, around)
+        if unit.node is not None:
+            for source in unit.node["envFrom"]:
+                config_map = source["configMapRef"]["name"].text
+                if config_map is not None and config_map not in self.cluster.config_maps:
+                    self._note(f"{unit.name}: the ConfigMap {config_map} is not among the files")
+        container = None
+        if pod is not None and unit.node is not None:
+            name = unit.node["name"].text or ""
+            container = Container(unit.node, name, unit.image, unit.environ)
+        context = {"pod": pod, "container": container, "image": image, "stop": unit.stop}
+        return self._servers(unit.name, launches, environ, **context)
+
+    def _other(
+        self,
+        unit: Unit,
+        words: Sequence[str],
+        image: dockerfile.Image | None,
+        reason: str,
+        around: Surroundings,
+    ) -> None:
+        """Keep what a unit starts that is not gunicorn, or why that is not known."""
+        is_own = image is None and unit.base in OWN_START and not unit.words
+        if is_own:
+            self.others.append((unit.name, unit.place, unit.base))
+        elif around.gaps:
+            self.not_judged.append(Unjudged(unit.name, unit.place, "; ".join(around.gaps)))
+        elif words and (unit.words or image is not None or not unit.image):
+            self.others.append((unit.name, unit.place, os.path.basename(words[0])))
+        else:
+            if image is not None:
+                reason = f"its base image, {image.base}, starts it"
+            self.not_judged.append(Unjudged(unit.name, unit.place, reason))
+
+    def _of_dockerfile(
+        self, file: dockerfile.Dockerfile, served: Sequence[dockerfile.Image | None]
+    ) -> list[Server]:
+        found: list[Server] = []
+        stages = self._stages(file)
+        for image in stages:
+            start = image.command or image.entrypoint
+            name = "the image"
+            if len(stages) > 1 or image is not file.stages[-1]:
+                name += f" of stage {image.stage or image.base}"
+            place = start.place if start is not None else image.place
+            around = self._around(image.file, image.environ, image.sh)
+            launches = launch.find(image.words, place, around)
+            if launches:
+                self._note_gaps(name, around)
+                found += self._servers(name, launches, image.environ, image=image)
+                continue
+            if image.command is None and image.entrypoint is not None:
+                around.miss("what it starts depends on the arguments that it is given")
+            unit = Unit(name, place, image="its own")
+            self._other(unit, image.words, image, "", around)
+        if not stages:
+            place = Place(file.file, 1, "")
+            self.not_judged.append(Unjudged("the Dockerfile", place, "it has no FROM"))
+        return found
+
+    def _stages(self, file: dockerfile.Dockerfile) -> list[dockerfile.Image]:
+        """The stages to judge: the target, or the last; else all that start gunicorn."""
+        target = file.stage(self.target) if self.target is not None else None
+        if target is not None:
+            return [target]
+        last = list(file.stages[-1:])
+        if any(self._starts(image) for image in last):
+            return last
+        return [image for image in file.stages if self._starts(image)] or last
+
+    def _starts(self, image: dockerfile.Image) -> bool:
+        around = self._around(image.file, image.environ, image.sh)
+        return bool(launch.find(image.words, image.place, around))
+
+    def _of_procfile(self, procfile: Source) -> list[Server]:
+        found: list[Server] = []
+        for number, line in enumerate(procfile.text.splitlines(), 1):
+            process, colon, text = line.partition(":")
+            if not colon or process.lstrip().startswith("#"):
+                continue
+            name = f"process {process.strip()}"
+            place = Place(procfile.file, number, process.strip())
+            around = self._around(procfile.file, {})
+            # What runs a Procfile sends SIGTERM to every process, so no shell can hold it up.
+            launches = [replace(one, holder=None) for _, one in launch.in_text(text, place, around)]
+            if launches:
+                self._note_gaps(name, around)
+                found += self._servers(name, launches, {}, is_procfile=True)
+            elif around.gaps:
+                self.not_judged.append(Unjudged(name, place, "; ".join(around.gaps)))
+            else:
+                self.others.append((name, place, next(iter(text.split()), "nothing")))
+        return found
+
+    def _of_scripts(self) -> list[Server]:
+        """The scripts that were named; of those in a directory the ones that something starts."""
+        found: list[Server] = []
+        for source in self.scripts:
+            if source.file in self._used:
+                continue
+            place = Place(source.file, 1, "")
+            name = f"script {source.name}"
+            if not source.named:
+                if "gunicorn" in source.text:
+                    why = "nothing in the files starts it: name it to have it judged"
+                    self.not_judged.append(Unjudged(name, place, why))
+                continue
+            around = self._around(source.file, {})
+            launches = launch.of_script(source, around)
+            if launches:
+                self._note_gaps(name, around)
+                found += self._servers(name, launches, {})
+            else:
+                why = "; ".join(around.gaps) or "it starts no gunicorn by itself"
+                self.not_judged.append(Unjudged(name, place, why))
+        return found
+
+    # -- which image, which script
+
+    def _image_of(
+        self, unit: Unit, all_units: Sequence[Unit]
+    ) -> tuple[dockerfile.Image | None, str]:
+        """The image that a unit is probably of; else why its start is not known.
+
+        What the user or the platform says comes first, then the name of the Dockerfile or of its
+        directory. A single Dockerfile is taken for the only image that nothing else is known of.
+        """
+        if unit.image == "" and unit.dockerfile is None:
+            return None, "it has neither a command nor an image here"
+        reason = f"its image, {unit.image}, starts it: give its Dockerfile too"
+        for name, path in self.images_by_name.items():
+            if name in (unit.base, unit.image, unit.repository):
+                return self._built(path, unit.target), reason
+        if unit.dockerfile is not None:
+            reason = f"the image of {unit.dockerfile} starts it: give that too"
+            return self._built(unit.dockerfile, unit.target), reason
+        named = [file for file in self.dockerfiles if unit.base in _names(file.file)]
+        if len(named) == 1:
+            return self._stage_of(named[0], unit.target), reason
+        if not self.dockerfiles or unit.base in OWN_START:
+            return None, reason
+        reason = (
+            f"its image, {unit.image}, starts it, and no Dockerfile is called like that: say which "
+            f"one it is, as in {unit.base}=Dockerfile"
+        )
+        candidates = {
+            one.repository for one in all_units if one.image and one.base not in OWN_START
+        }
+        is_claimed = self.images_by_name or any(one.dockerfile for one in all_units)
+        if len(self.dockerfiles) == len(candidates) == 1 and not is_claimed:
+            return self._stage_of(self.dockerfiles[0], unit.target), reason
+        return None, reason
+
+    def _built(self, path: str, target: str) -> dockerfile.Image | None:
+        same = [
+            file
+            for file in self.dockerfiles
+            if os.path.realpath(file.file) == os.path.realpath(path)
+        ]
+        return self._stage_of(same[0], target) if same else None
+
+    def _stage_of(self, file: dockerfile.Dockerfile, target: str) -> dockerfile.Image | None:
+        image = file.stage(target) if target else None
+        stages = [image] if image is not None else self._stages(file)
+        if not stages:
+            return None
+        if stages[0] is not file.stages[-1] and not target and self.target is None:
+            self._note(
+                f"{file.file}: the last stage starts no gunicorn, so the stage "
+                f"{stages[0].stage or stages[0].base} is judged: say which one it is with --target"
+            )
+        return stages[0]
+
+    def _around(
+        self, file: str, environ: Mapping[str, str | None], sh: str = "dash"
+    ) -> Surroundings:
+        """What a command line of `file` is read in; of several scripts of one name, the nearest."""
+        nearest: dict[str, Source] = {}
+        distances: dict[str, int] = {}
+        for source in self.scripts:
+            distance = -len(
+                os.path.commonpath([os.path.abspath(source.file), os.path.abspath(file)])
+            )
+            if distance < distances.get(source.name, 1):
+                nearest[source.name], distances[source.name] = source, distance
+            elif distance == distances[source.name] and nearest[source.name].text != source.text:
+                self._note(f"there are several scripts called {source.name}: one was taken")
+        return Surroundings(nearest, environ, sh, used=self._used)
+
+    # -- settings
+
+    def _environ(self, container: Node) -> dict[str, str | None]:
+        environ: dict[str, str | None] = {}
+        for source in container["envFrom"]:
+            name = source["configMapRef"]["name"].text
+            prefix = source["prefix"].text or ""
+            config_map = self.cluster.config_maps.get(name or "")
+            for data, value in config_map["data"].pairs() if config_map else ():
+                environ[prefix + data] = value.text
+        for entry in container["env"]:
+            name = entry["name"].text or ""
+            if entry["valueFrom"]:
+                reference = entry["valueFrom"]["configMapKeyRef"]
+                config_map = self.cluster.config_maps.get(reference["name"].text or "")
+                key = reference["key"].text
+                environ[name] = config_map["data"][key].text if config_map and key else None
+            else:
+                environ[name] = referring(entry["value"].text or "", environ)
+        return environ
+
+    def _servers(
+        self,
+        name: str,
+        launches: Sequence[Launch],
+        environ: Mapping[str, str | None],
+        **context: Any,
+    ) -> list[Server]:
+        """One for each way in which gunicorn may be started; the developer's is left out."""
+        served = [one for one in launches if "--reload" not in one.arguments] or launches
+        for one in served:
+            if one.condition is not None:
+                self._note(
+                    f"{name}: whether gunicorn is started depends on `{one.condition}`, and it is "
+                    "judged as if it were"
+                )
+        self.judged.append(name)
+        return [self._server(name, one, environ, **context) for one in served]
+
+    def _server(
+        self, name: str, one: Launch, environ: Mapping[str, str | None], **context: Any
+    ) -> Server:
+        environ = {**environ, **one.assigned}
+        known = {
+            key: value for key, value in environ.items() if value is not None and "$" not in value
+        }
+        in_service = configuration.service_environ(known)
+        names: Mapping[str, object] = {}
+        if self.config_file is not None:
+            names = configuration.load_names(self.config_file, in_service)
+        read = configuration.load(one.arguments, known, names)
+        read_elsewhere = read.cfg.config if "config" in read.given else self.config_beside
+        has_file = self.config_file is not None or read_elsewhere is None
+        has_file |= str(read_elsewhere).startswith("python:gracefulworker")
+        is_complete = has_file and not read.is_open
+        is_complete &= "GUNICORN_CMD_ARGS" in known or "GUNICORN_CMD_ARGS" not in environ
+        if not has_file:
+            self._note(f"{name}: gunicorn probably reads {read_elsewhere}: give it with -c")
+        server = Server(name, one, read, is_complete, environ, self.cluster, **context)
+        self._read_ours(server, known)
+        return server
+
+    def _note_gaps(self, name: str, around: Surroundings) -> None:
+        for gap in around.gaps:
+            self._note(f"{name}: {gap}, and is taken to pass everything on")
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def _read_ours(self, server: Server, environ: Mapping[str, str]) -> None:
+        try:
+            server.ours = settings.read(server.read.cfg, environ, server.read.names)
+        except settings.SettingsError as error:
+            server.refusal = str(error)
+
+
+def _names(file: str) -> set[str]:
+    """What the image of a Dockerfile may be called: as its directory, or as the file itself."""
+    directory, name = os.path.split(os.path.abspath(file))
+    parts = directory.split(os.sep)
+    while parts and parts[-1] in ("docker", ".docker", "build", "deploy", "deployment"):
+        parts.pop()
+    names = {part for part in re.split(r"[.]|(?i:docker|container)file", name) if part}
+    return {*parts[-1:], *(part.strip("-_.") for part in names)} - {""}
+
+
+def _word(node: Node, environ: Mapping[str, str | None]) -> str:
+    """One word of a container's command, with its place."""
+    # The text of a block begins on the line after its | or >.
+    line = node.line + (node.is_block and 1)
+    field = node.field.rpartition("[")[0]
+    return Word.at(Place(node.file, line, field), referring(node.text or "", environ))
+
+
+def read_all(
+    inputs: Sequence[Source | InputError],
+    config_file: str | None,
+    images_by_name: Mapping[str, str] | None = None,
+    target: str | None = None,
+) -> Reader:
+    """Return a reader that has taken in all that can be read."""
+    reader = Reader(config_file, images_by_name or {}, target)
+    seen: set[str] = set()
+    for one in inputs:
+        # A file that was named, and stands in a directory that was, counts once.
+        path = os.path.realpath(one.file)
+        if path in seen and one.file != "<stdin>":
+            continue
+        seen.add(path)
+        if isinstance(one, InputError):
+            reader.errors.append(one)
+        else:
+            reader.add(one)
+    return reader

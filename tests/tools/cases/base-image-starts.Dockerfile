@@ -1,0 +1,2 @@
+FROM tiangolo/meinheld-gunicorn-flask:python3.9
+COPY ./app /app

@@ -1,0 +1,2 @@
+#!/bin/sh
+gunicorn --check-config app:app && exec gunicorn app:app

@@ -1,0 +1,3 @@
+#!/bin/sh
+gunicorn --daemon app:app
+exec nginx -g 'daemon off;'

@@ -1,0 +1,2 @@
+#!/bin/sh
+exec ${WRAPPER:-} gunicorn ${EXTRA:+--reload} app:app

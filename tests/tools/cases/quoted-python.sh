@@ -1,0 +1,2 @@
+#!/bin/sh
+exec $SU "$PY" /venv/bin/gunicorn app:app

@@ -1,0 +1,257 @@
+"""`gracefulworker check` on small inputs, most of them once judged wrongly: file, finding or none.
+
+Each row is a file or a directory in cases/ (or several, with spaces between them), what is found in
+it, and how much is judged, starts another program, and is not judged. A finding is a rule with a
+``!`` if it is an error, and the line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from gracefulworker.tools import cli
+
+CASES = Path(__file__).parent / "cases"
+
+TABLE = {
+    # gunicorn's own parser prints something and ends; the check goes on.
+    "Dockerfile.help": ("", 0, 0, 1),
+    "entry-version.sh": ("sigterm-lost!3", 1, 0, 0),
+    "check-config.sh": ("", 1, 0, 0),
+    "print-only.yaml": ("", 0, 0, 1),
+    "help-in-variable.yaml": ("options!13", 1, 0, 0),
+    # Which image is whose.
+    "two-images": ("no-delay!2", 1, 2, 0),
+    "proxy-beside": ("sidecar:14 no-delay!2", 1, 1, 0),
+    "two-own-images": ("", 1, 0, 2),
+    "two-own-images/all.yaml backend=two-own-images/Dockerfile": (
+        "readiness-probe:20 no-delay!2",
+        1,
+        0,
+        1,
+    ),
+    "by-file-name": ("", 1, 1, 0),
+    "last-stage-tests.Dockerfile": ("sigterm-lost!4", 1, 0, 0),
+    "base-image-starts.Dockerfile": ("", 0, 0, 1),
+    "entrypoint-resets.Dockerfile": ("", 1, 0, 0),
+    "exec-form-broken.Dockerfile": ("", 0, 0, 1),
+    "Dockerfile-web": ("sigterm-lost!2", 1, 0, 0),
+    "bad.Dockerfile": ("sigterm-lost!2", 1, 0, 0),
+    # Green only for what was judged.
+    "jobs.yaml": ("", 0, 0, 1),
+    "custom-resource.yaml": ("", 0, 0, 1),
+    "redis-only.yaml": ("", 0, 1, 0),
+    "values.yaml": ("", 0, 0, 0),
+    "compose.yaml": ("grace-period!5", 1, 0, 0),
+    "compose-image.yaml": ("", 0, 1, 1),
+    "compose-built": ("", 1, 1, 0),
+    "compose-built/compose.yaml": ("", 0, 1, 1),
+    "compose-sound.yaml": ("", 1, 0, 0),
+    "compose-init.yaml": ("sigterm-lost!5", 1, 0, 0),
+    "compose-signal.yaml": ("sigterm-lost!5", 1, 0, 0),
+    "compose-variables.yaml": ("", 1, 0, 0),
+    "mixed.service": ("sigterm-lost!4", 1, 0, 0),
+    "group.service": ("", 1, 0, 0),
+    "sigquit.service": ("sigterm-lost!3", 1, 0, 0),
+    "exec-stop.service": ("sigterm-lost!3", 1, 0, 0),
+    "no-limit.service": ("", 1, 0, 0),
+    "other.service": ("", 0, 1, 0),
+    "supervisord.conf": ("graceful-timeout!10", 2, 1, 0),
+    "ecs.json": ("sigterm-lost!3", 1, 0, 1),
+    "cloudrun.yaml": ("sigterm-lost!10", 1, 0, 0),
+    "cloud-run-long.yaml": ("grace-period!8", 1, 0, 0),
+    "cloud-run.yaml": ("", 1, 0, 0),
+    "fly": ("sigterm-lost!1", 1, 0, 0),
+    "fly-sound": ("", 1, 1, 0),
+    "openshift.yaml": ("sigterm-lost!13 readiness-probe:11 no-delay!13", 1, 0, 0),
+    "deploymentconfig.yaml": ("sigterm-lost!11", 1, 0, 0),
+    # The shell as it is.
+    "default-with-spaces.sh": ("", 1, 0, 0),
+    "nested.sh": ("", 1, 0, 0),
+    "default-empty.sh": ("", 1, 0, 0),
+    "variable-wrapper.sh": ("sigterm-lost!3", 1, 0, 0),
+    "quoted-python.sh": ("", 1, 0, 0),
+    "and.yaml": ("sigterm-lost!11", 1, 0, 0),
+    "and-alpine.yaml": ("", 1, 0, 0),
+    "role.sh": ("", 1, 0, 0),
+    "role.yaml": ("", 0, 0, 1),
+    "role.yaml role.sh": ("", 0, 1, 0),
+    "case.sh": ("", 1, 0, 0),
+    "case.yaml case.sh": ("", 0, 1, 0),
+    "case-web.yaml case.sh": ("no-delay!3", 1, 0, 0),
+    "case-web.yaml": ("", 0, 0, 1),
+    "trap-foreground.sh": ("sigterm-lost!3", 1, 0, 0),
+    "background-wait.sh": ("sigterm-lost!2", 1, 0, 0),
+    "trap-passes.sh": ("", 1, 0, 0),
+    "trap-once.sh": ("sigterm-lost!3", 1, 0, 0),
+    "function.sh": ("", 1, 0, 0),
+    "array.sh": ("", 1, 0, 0),
+    "daemon.sh": ("sigterm-lost!2", 1, 0, 0),
+    "daemon.Dockerfile": ("sigterm-lost!2", 1, 0, 0),
+    "dev-branch.sh": ("", 1, 0, 0),
+    # preStop sleeps in every spelling.
+    "prestop-plain.yaml": ("grace-period!8", 1, 0, 0),
+    "prestop-quoted.yaml": ("grace-period!8", 1, 0, 0),
+    "prestop-bin.yaml": ("grace-period!8", 1, 0, 0),
+    "prestop-python.yaml": ("grace-period!8", 1, 0, 0),
+    "sleep-default.yaml": ("graceful-timeout!7", 1, 0, 0),
+    "sleep-unknown.yaml": ("", 1, 0, 0),
+    # gunicorn's own types, and names.
+    "umask.sh": ("", 1, 0, 0),
+    "types.yaml": ("", 1, 0, 0),
+    "type-wrong.yaml": ("options!11", 1, 0, 0),
+    "worker-misspelt.yaml": ("options!11", 1, 0, 0),
+    "worker-plain.yaml": ("options!11", 1, 0, 0),
+    "one-bad-value.yaml": ("options!13", 1, 0, 0),
+    # Balancers, sidecars, probes.
+    "nlb.yaml": ("short-delay:11", 1, 0, 0),
+    "alb-instance.yaml": ("", 1, 0, 0),
+    "sidecar-outlives.yaml": ("sidecar!17 no-delay!11", 1, 1, 0),
+    "sidecar-not-in-front.yaml": ("", 1, 1, 0),
+    "sidecar-by-port.yaml": ("sidecar!12", 1, 0, 1),
+    "exporter.yaml": ("", 1, 1, 0),
+    "proxy-readiness.yaml": ("", 1, 1, 0),
+    "keep-alive-at-nginx.yaml": ("", 1, 1, 0),
+    "exec-liveness.yaml": ("", 1, 0, 0),
+    "sleep-and-sidecar.yaml": ("prestop-sleep:15 sidecar!16", 1, 1, 0),
+    "period-variable.yaml": ("", 1, 0, 0),
+}
+
+
+@pytest.mark.parametrize("paths", TABLE)
+def test_cases(capsys, monkeypatch, paths):
+    if paths.startswith("fly") and sys.version_info < (3, 11):
+        pytest.skip("Python reads TOML from 3.11 on")
+    monkeypatch.chdir(CASES)
+    status = cli.main(["check", "--format", "json", *paths.split()])
+    report = json.loads(capsys.readouterr().out)
+    found = [
+        f"{finding['rule']}{':!'[finding['severity'] == 'error']}{finding['line']}"
+        for finding in report["findings"]
+    ]
+    expected, servers, others, not_judged = TABLE[paths]
+    counts = report["servers"], len(report["others"]), len(report["not_judged"])
+    assert (" ".join(found), counts) == (expected, (servers, others, not_judged))
+    assert report["unreadable"] == []
+    assert status == (2 if not servers else int("!" in expected))
+
+
+def test_the_table_has_every_case():
+    named = {path.partition("=")[2] or path for paths in TABLE for path in paths.split()}
+    assert {path.partition("/")[0] for path in named} == {path.name for path in CASES.iterdir()}
+
+
+@pytest.mark.parametrize("paths", ["proxy-beside", "sidecar-outlives.yaml"])
+def test_fixes_name_the_same_delay(capsys, monkeypatch, paths):
+    monkeypatch.chdir(CASES)
+    cli.main(["check", "--format", "json", paths])
+    fixes = [one["fix"] for one in json.loads(capsys.readouterr().out)["findings"]]
+    delay = "GRACEFUL_DELAY=12" if paths == "proxy-beside" else "GRACEFUL_DELAY=17"
+    assert [delay in fix for fix in fixes] == [True, True]
+
+
+def test_a_proxy_is_told_the_delay_that_remains_without_the_prestop_hook(capsys, monkeypatch):
+    monkeypatch.chdir(CASES)
+    cli.main(["check", "--format", "json", "sleep-and-sidecar.yaml"])
+    first, second = json.loads(capsys.readouterr().out)["findings"]
+    assert first["fix"] == "remove the preStop hook"
+    assert second["fix"].startswith("a preStop sleep of 5 s for that container together with ")
+    assert "GRACEFUL_DELAY=7 " in second["fix"]
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_status_0_says_what_was_judged(capsys, monkeypatch, output):
+    monkeypatch.chdir(CASES)
+    assert cli.main(["check", "--format", output, "two-own-images"]) == 0
+    out = capsys.readouterr().out
+    assert "its image, example/backend:1, starts it, and no Dockerfile is called like that" in out
+    if output == "text":
+        last = out.splitlines()[-1]
+        assert last == "2 files, 1 gunicorn, 2 not judged: 0 errors, 0 warnings"
+    else:
+        assert json.loads(out)["judged"] == ["the image"]
+
+
+def test_an_option_s_name_in_the_config_file_is_a_near_miss(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(CASES)
+    config = tmp_path / "conf.py"
+    config.write_text("access_logfile = '-'\nlog_file = name = 'mine'\n")
+    cli.main(["check", "--format", "json", "compose-sound.yaml", "-c", str(config)])
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert finding["mistake"].startswith("access_logfile in the config file is not a setting")
+    assert finding["mistake"].endswith("did you mean accesslog?")
+
+
+def test_the_stage_that_is_built_can_be_said(capsys, monkeypatch):
+    monkeypatch.chdir(CASES)
+    arguments = ["check", "--format", "json", "last-stage-tests.Dockerfile", "--target"]
+    assert cli.main([*arguments, "production"]) == 1
+    capsys.readouterr()
+    assert cli.main([*arguments, "test"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert [one["program"] for one in report["others"]] == ["pytest"]
+
+
+def test_our_name_alone_may_be_known_to_a_config_file_that_was_not_given(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(CASES)
+    text = (
+        (CASES / "worker-plain.yaml").read_text().replace('"app:app"', '"-c", "/x.py", "app:app"')
+    )
+    path = tmp_path / "web.yaml"
+    path.write_text(text)
+    assert cli.main(["check", "--format", "json", str(path)]) == 0
+    config = tmp_path / "conf.py"
+    config.write_text("import gracefulworker\n")
+    assert cli.main(["check", "worker-plain.yaml", "-c", str(config)]) == 0
+    capsys.readouterr()
+
+
+def test_a_native_sidecar_with_gunicorn_is_named(capsys, tmp_path):
+    text = (CASES / "exec-liveness.yaml").read_text()
+    sidecar = "{name: side, image: a, restartPolicy: Always, command: [gunicorn, 'a:a']}"
+    path = tmp_path / "web.yaml"
+    path.write_text(text.replace("containers:", f"initContainers: [{sidecar}]\n      containers:"))
+    assert cli.main(["check", "--format", "json", str(path)]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["not_judged"]
+    assert one["name"] == "Deployment web, container side"
+
+
+FRONT = """\
+      - name: front
+        image: nginx:1.29
+        ports: [{{containerPort: 80}}]
+        lifecycle: {{preStop: {{sleep: {{seconds: {}}}}}}}
+"""
+NLB = "{name: web, annotations: {service.beta.kubernetes.io/aws-load-balancer-nlb-target-type: ip}}"
+
+
+@pytest.mark.parametrize(
+    ("front", "service", "fix"),
+    [
+        (None, "{name: web}", "remove the preStop hook"),
+        # What the hook was there for must not go with it.
+        (None, NLB, "remove the preStop hook, and set GRACEFUL_DELAY=25"),
+        (15, "{name: web}", "remove the preStop hook, and set GRACEFUL_DELAY=17"),
+    ],
+)
+def test_the_hook_that_goes_leaves_a_delay_that_is_long_enough(
+    capsys, tmp_path, front, service, fix
+):
+    port = 8000 if front is None else 80
+    text = (CASES / "sleep-and-sidecar.yaml").read_text()
+    pod = text.partition("      - name: front")[0].replace("seconds: 15", "seconds: 25")
+    pod = pod.replace("terminationGracePeriodSeconds: 60", "terminationGracePeriodSeconds: 90")
+    pod += "" if front is None else FRONT.format(front)
+    selector = f"spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: {port}}}]}}"
+    path = tmp_path / "web.yaml"
+    path.write_text(f"{pod}---\nkind: Service\nmetadata: {service}\n{selector}\n")
+    cli.main(["check", "--format", "json", str(path)])
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert next(one["fix"] for one in findings if one["rule"] == "prestop-sleep") == fix
+    assert not any(one["rule"] == "short-delay" for one in findings)
