@@ -49,6 +49,7 @@ class Totals:
     told_to_close: int = 0
     closed_idle: int = 0
     from_queue: int = 0
+    websockets_told: int = 0
     cut: int = 0
 
     def fold(self, slot: Slot) -> None:
@@ -131,6 +132,8 @@ def say(log: Any, report: Report) -> None:
         "stopped: %s after %.1f s; served %d after SIGTERM, %s, told to close %d,"
         " closed idle %d, from the queue %d, cut %d"
     )
+    if report["websockets_told"]:
+        line += f", told {report['websockets_told']} WebSockets"
     figures = (
         f"quick ({report['signal']})" if how == "quick" else how,
         report["seconds"],

@@ -43,6 +43,7 @@ from gracefulworker.workers.requests import (
     wrap_application,
 )
 from gracefulworker.workers.warmup import WarmupError, warm_up
+from gracefulworker.workers.websockets import WebSockets
 
 #: Seconds that a SIGTERM which the arbiter did not send is held back: a group's SIGTERM reaches
 #: the workers before the arbiter's handler has run (measured: up to 49 ms). Erring here means
@@ -139,6 +140,8 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
             self.in_flight: dict[seam.Request, InFlight] = {}
             #: who answers a request from SIGTERM on: its response, or the deadline
             self.claims: dict[seam.Request, seam.Response | Deadline] = {}
+            self.websockets = WebSockets(self)
+            self.told = self.websockets.told
             #: brings HTTP/2 connections to their end, where there are any
             self.end_http2: Callable[[], None] = _nothing_to_end
 
@@ -376,6 +379,11 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         self.finished()
         return True
 
+    def linger_open(self, connection: Any) -> None:
+        """Read on, and leave it to the client to close first (see `websockets`)."""
+        self.lingerer.last_fin = monotonic()  # its close frame is as much
+        self.lingerer.add(connection, half_closed=True)
+
     def lingers(self) -> bool:
         """Whether there are connections that have been closed, and whose clients have not yet."""
         return bool(self.lingerer)
@@ -437,8 +445,14 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         self.gauge(len(self.in_flight))
         try:
             return handle(*args)
+        except StopIteration:
+            if self.told:
+                self.websockets.part(request, entry)
+            raise
         finally:
             del self.in_flight[request]
+            if self.told:
+                self.websockets.forget(request)
             if self.claims:
                 self.claims.pop(request, None)
             self.gauge(len(self.in_flight))

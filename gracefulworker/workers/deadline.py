@@ -32,12 +32,13 @@ from gracefulworker.seam import Config, Log, Request, Response
 from gracefulworker.shared.page import Broadcast, Slot
 from gracefulworker.shared.unpatched import original
 from gracefulworker.workers import requests
+from gracefulworker.workers.websockets import WebSockets
 
 #: Lines of a cut request's stack that are logged, the innermost.
 STACK_LINES = 20
 
-#: Seconds between two looks at the deadline.
-STEP = 0.5
+#: Seconds between two looks at the deadline, and at WebSockets that may have been opened.
+STEP = 0.1
 
 #: Seconds in which the last words are read by their clients before the process ends.
 LAST_MOMENT = 0.1
@@ -68,6 +69,7 @@ class DeadlineWorker(Protocol):
     slot: Slot
     in_flight: dict[Request, requests.InFlight]
     claims: dict[Request, Response | Deadline]
+    websockets: WebSockets
 
     def is_draining(self) -> bool: ...
     def deadline(self) -> int: ...
@@ -93,6 +95,7 @@ class Deadline:
         signal.pthread_sigmask(signal.SIG_BLOCK, self.worker.SIGNALS)
         self._wait_for_drain()
         while (left := self.worker.deadline() - time.monotonic_ns()) > 0:
+            self.worker.websockets.tell()
             # In steps: the deadline of a worker that retires moves when SIGTERM comes.
             self._sleep(min(left / SECOND, STEP))
         try:
@@ -150,6 +153,8 @@ class Deadline:
         if not hasattr(request, "unreader"):
             return "its HTTP/2 stream"  # its frames are its own thread's to write
         if requests.is_websocket(request):
+            if self.worker.websockets.was_told(request):
+                return "its WebSocket, which was told to end"
             return "its WebSocket"  # a 503 in the midst of its frames would be noise
         if requests.is_answered(response):
             return AFTER

@@ -98,6 +98,8 @@ class Lingerer:
             socket.socket.close(connection)  # the client is gone already
             return
         fd = connection.detach()
+        if fd < 0:
+            return  # a thread of the application has closed it in between
         self._poll.register(fd, select.POLLIN)
         now = time.monotonic()
         self._ends[fd] = now + LINGER, now + LINGER_MAX
