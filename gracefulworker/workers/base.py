@@ -379,10 +379,9 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         self.finished()
         return True
 
-    def linger_open(self, connection: Any) -> None:
-        """Read on, and leave it to the client to close first (see `websockets`)."""
-        self.lingerer.last_fin = monotonic()  # its close frame is as much
-        self.lingerer.add(connection, half_closed=True)
+    def keep_open(self, connection: Any) -> None:
+        """Close it in a moment: its client has been sent a close frame (see `websockets`)."""
+        self.lingerer.keep(connection)
 
     def lingers(self) -> bool:
         """Whether there are connections that have been closed, and whose clients have not yet."""

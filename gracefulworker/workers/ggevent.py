@@ -261,10 +261,10 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
             self.wake()
         self.lingerer.add(client, half_closed=client.hung_up)
 
-    def linger_open(self, connection: Any) -> None:
+    def keep_open(self, connection: Any) -> None:
         if not self.lingerer:
             self.wake()
-        super().linger_open(connection)
+        super().keep_open(connection)
 
     def sweep_when_due(self) -> None:
         """Not in each pass: with thousands that linger, one takes milliseconds."""

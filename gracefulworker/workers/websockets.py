@@ -6,9 +6,9 @@ it an end of file, in its next read or in the one that it waits in (recv, poll, 
 What has been sent by the client before is still read first, and writing goes on.
 
 Linux answers bytes that cross a FIN after SHUT_RD with RST, which destroys what the client has not
-received yet (measured: 3.8 of 3.9 MB). So no FIN follows: the library's own close is put off, and
-once the handler has ended, when nothing of it can be half sent, the client is sent a close frame
-and read on; its answer, or its end of file, comes before ours.
+received yet (measured: 3.8 of 3.9 MB). So no FIN follows at once: the library's own close is put
+off, and once the handler has ended, when nothing of it can be half sent, the client is sent a close
+frame and given a moment to answer.
 
 What may be changed here: which requests are WebSockets, and how both sides are told.
 """
@@ -35,7 +35,7 @@ class WebSocketWorker(Protocol):
     slot: Slot
     in_flight: dict[Request, requests.InFlight]
 
-    def linger_open(self, connection: Any) -> None: ...
+    def keep_open(self, connection: Any) -> None: ...
 
 
 class Held:
@@ -98,7 +98,7 @@ class WebSockets:
             is_due = self.was_told(request) and entry.response is None
         if is_due and say_goodbye(request.unreader.sock):
             del self.told[request]  # held for good: the library's thread may be late
-            self.worker.linger_open(request.unreader.sock)
+            self.worker.keep_open(request.unreader.sock)
 
     def forget(self, request: Request) -> None:
         """Its handler has ended: its connection is closed as any other is."""
