@@ -34,7 +34,7 @@ from gracefulworker.arbiter.crew import OurWorker
 from gracefulworker.arbiter.takeover import supervise
 from gracefulworker.phases import SECOND, SETTLE_MAX, ListenerState, Phase
 from gracefulworker.shared import current, sockets
-from gracefulworker.workers import accepting, lingering
+from gracefulworker.workers import accepting, lingering, websockets
 from gracefulworker.workers.deadline import Deadline
 from gracefulworker.workers.requests import (
     Application,
@@ -190,6 +190,8 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
                 return
             if type(self.cfg) is Config:
                 self.cfg.__class__ = SettledConfig
+            if self.cfg.is_ssl and self.cfg.suppress_ragged_eofs:
+                websockets.spare_alerts(self.cfg)
             Deadline(self).start()
             self.broadcast.nudge.give()
         super().run()

@@ -16,10 +16,12 @@ What may be changed here: which requests are WebSockets, and how both sides are 
 from __future__ import annotations
 
 import _socket  # gevent patches `socket`
+import ssl
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Protocol
 
-from gracefulworker.seam import Request
+from gracefulworker.seam import Config, Request
 from gracefulworker.shared.page import Page, Slot
 from gracefulworker.shared.unpatched import original
 from gracefulworker.workers import requests
@@ -120,6 +122,24 @@ def is_open(request: Request, entry: requests.InFlight) -> bool:
         and requests.is_websocket(request)
         and any(name == "SEC-WEBSOCKET-KEY" for name, _ in request.headers)
     )
+
+
+def spare_alerts(cfg: Config) -> None:
+    """Have OpenSSL 3 take an end of file without a close_notify for one with it.
+
+    It would answer ours (SHUT_RD) with a fatal alert, behind which no close frame can be sent. The
+    application sees what it has seen before (gunicorn's suppress_ragged_eofs).
+    """
+    make_context = cfg.ssl_context
+
+    def ssl_context(config: Config, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        """The ssl_context setting; sync's is no context when a connection has had one."""
+        context = make_context(config, default)
+        if isinstance(context, ssl.SSLContext):
+            context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+        return context
+
+    cfg.set("ssl_context", ssl_context)
 
 
 def say_goodbye(connection: Any) -> bool:

@@ -27,7 +27,7 @@ def pair():
 
 
 def test_a_socket_that_the_application_has_closed(pair):
-    ours, theirs = pair
+    ours, _ = pair
     ours.close()
     lingerer = Lingerer()
     lingerer.add(ours)
