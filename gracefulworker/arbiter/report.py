@@ -49,6 +49,7 @@ class Totals:
     told_to_close: int = 0
     closed_idle: int = 0
     from_queue: int = 0
+    websockets_told: int = 0
     cut: int = 0
 
     def fold(self, slot: Slot) -> None:
@@ -147,6 +148,8 @@ def say(log: Any, report: Report) -> None:
             f" {newest}, told to close {report['told_to_close']}, closed idle"
             f" {report['closed_idle']}, from the queue {report['from_queue']}, cut {report['cut']}"
         )
+    if report["websockets_told"]:
+        line += f", told {report['websockets_told']} WebSockets"
     if report["killed"]:
         line += f", workers killed {report['killed']}"
     try:

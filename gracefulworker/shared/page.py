@@ -112,6 +112,7 @@ class Slot(Cells):
     told_to_close = Cell()
     closed_idle = Cell()
     from_queue = Cell()
+    websockets_told = Cell()  #: that they are to end
     cut = Cell()
 
     def __init__(self, cells: memoryview[int], base: int) -> None:

@@ -20,8 +20,12 @@ poll = select.poll
 
 
 def readable(fds: list[int]) -> set[int]:
-    """Those of `fds` that have bytes, an end of file or an error to tell, without waiting."""
+    """Those of `fds` that have bytes, an end of file or an error to tell, without waiting.
+
+    :param fds: -1 (a socket that the application has closed or taken) has nothing to tell.
+    """
     ready = poll()
     for fd in fds:
-        ready.register(fd, select.POLLIN)
+        if fd >= 0:
+            ready.register(fd, select.POLLIN)
     return {fd for fd, _ in ready.poll(0)}

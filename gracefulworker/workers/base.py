@@ -35,7 +35,7 @@ from gracefulworker.arbiter.takeover import supervise
 from gracefulworker.phases import SECOND, SETTLE_MAX, ListenerState, Phase
 from gracefulworker.shared import current, sockets
 from gracefulworker.shared.leaving import Leaving
-from gracefulworker.workers import accepting, lingering
+from gracefulworker.workers import accepting, lingering, websockets
 from gracefulworker.workers.deadline import Deadline
 from gracefulworker.workers.probers import is_prober
 from gracefulworker.workers.requests import (
@@ -46,6 +46,7 @@ from gracefulworker.workers.requests import (
     wrap_application,
 )
 from gracefulworker.workers.warmup import WarmupError, warm_up
+from gracefulworker.workers.websockets import WebSockets
 
 #: Seconds that a SIGTERM which the arbiter did not send is held back: a group's SIGTERM reaches
 #: the workers before the arbiter's handler has run (measured: up to 49 ms). Erring here means
@@ -145,6 +146,8 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
             self.in_flight: dict[seam.Request, InFlight] = {}
             #: who answers a request from SIGTERM on: its response, or the deadline
             self.claims: dict[seam.Request, seam.Response | Deadline] = {}
+            self.websockets = WebSockets(self)
+            self.told = self.websockets.told
             #: brings HTTP/2 connections to their end, where there are any
             self.end_http2: Callable[[], None] = _nothing_to_end
             self.let_go_of_http2: Callable[[], None] = _nothing_to_end
@@ -210,6 +213,8 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
                 return
             if type(self.cfg) is Config:
                 self.cfg.__class__ = SettledConfig
+            if self.cfg.is_ssl and self.cfg.suppress_ragged_eofs:
+                websockets.spare_alerts(self.cfg)
             self.broadcast.nudge.give()
         super().run()
 
@@ -398,6 +403,10 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         self.finished()
         return True
 
+    def keep_open(self, connection: Any) -> None:
+        """Close it in a moment: its client has been sent a close frame (see `websockets`)."""
+        self.lingerer.keep(connection)
+
     def lingers(self) -> bool:
         """Whether there are connections that have been closed, and whose clients have not yet."""
         return bool(self.lingerer)
@@ -462,8 +471,14 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         self.gauge(len(self.in_flight) - len(self.probing))
         try:
             return handle(*args)
+        except StopIteration:
+            if self.told:
+                self.websockets.part(request, entry)
+            raise
         finally:
             del self.in_flight[request]
+            if self.told:
+                self.websockets.forget(request)
             if self.claims:
                 self.claims.pop(request, None)
             if self.probing:

@@ -33,12 +33,16 @@ from gracefulworker.shared.leaving import Leaving
 from gracefulworker.shared.page import Broadcast, Nudge, Slot
 from gracefulworker.shared.unpatched import original, start_thread
 from gracefulworker.workers import requests
+from gracefulworker.workers.websockets import WebSockets
 
 #: Lines of a cut request's stack that are logged, the innermost.
 STACK_LINES = 20
 
 #: Seconds between two looks at the deadline.
 STEP = 0.5
+
+#: The same in DRAINING, where WebSockets may have been opened meanwhile.
+DRAIN_STEP = 0.1
 
 #: Seconds in which the last words are read by their clients before the process ends.
 LAST_MOMENT = 0.1
@@ -70,6 +74,7 @@ class DeadlineWorker(Protocol):
     leaving: Leaving
     in_flight: dict[Request, requests.InFlight]
     claims: dict[Request, Response | Deadline]
+    websockets: WebSockets
 
     def is_draining(self) -> bool: ...
     def deadline(self) -> int: ...
@@ -119,8 +124,9 @@ class Deadline:
                 left = (deadline - time.monotonic_ns()) / SECOND
                 if left <= 0:
                     return True
+                worker.websockets.tell()
                 # In steps: the deadline of a worker that retires moves when SIGTERM comes.
-                step = min(left, STEP)
+                step = min(left, DRAIN_STEP)
             worker.leaving.look(deadline)
             for fd, _ in poll.poll(step * 1000):
                 if fd == over.fd:
@@ -171,6 +177,8 @@ class Deadline:
         if not hasattr(request, "unreader"):
             return "its HTTP/2 stream"  # its frames are its own thread's to write
         if requests.is_websocket(request):
+            if self.worker.websockets.was_told(request):
+                return "its WebSocket, which was told to end"
             return "its WebSocket"  # a 503 in the midst of its frames would be noise
         if requests.is_answered(response):
             return AFTER

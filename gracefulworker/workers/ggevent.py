@@ -276,6 +276,11 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
             self.wake()
         self.lingerer.add(client, half_closed=client.hung_up)
 
+    def keep_open(self, connection: Any) -> None:
+        if not self.lingerer:
+            self.wake()
+        super().keep_open(connection)
+
     def sweep_when_due(self) -> None:
         """Not in each pass: with thousands that linger, one takes milliseconds."""
         now = time.monotonic()

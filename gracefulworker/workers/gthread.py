@@ -257,6 +257,10 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             return
         self.finish_when_lingered()
 
+    def keep_open(self, connection: Any) -> None:
+        """From a thread of the pool: finish_request comes after it."""
+        self.method_queue.defer(super().keep_open, connection)
+
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
         """Those that wait for a thread: the main thread finds their futures cancelled."""
         self._speak = speak

@@ -69,6 +69,7 @@ class Lingerer:
         self._ends: dict[int, tuple[float, float]] = {}
         # Its pages cost no memory before they are written to.
         self._waste = (mmap.mmap(-1, WASTE),)
+        self._kept: set[int] = set()  #: descriptors that have not sent FIN
         self.last_fin = 0.0  #: monotonic seconds
         #: until when (monotonic seconds) a client is believed to be sending; 0.0: none is. The
         #: next sweep is due within `LINGER_PASS` then.
@@ -98,9 +99,23 @@ class Lingerer:
             socket.socket.close(connection)  # the client is gone already
             return
         fd = connection.detach()
+        if fd < 0:
+            return  # a thread of the application has closed it in between
         self._poll.register(fd, select.POLLIN)
         now = time.monotonic()
         self._ends[fd] = now + LINGER, now + LINGER_MAX
+
+    def keep(self, connection: Any) -> None:
+        """Take a connection that can read no end of file of its client's (SHUT_RD); FIN comes last.
+
+        By then its client, which has been told in its protocol, will have answered.
+        """
+        fd = connection.detach()
+        if fd >= 0:
+            self._poll.register(fd, 0)  # a reset
+            self._kept.add(fd)
+            self.last_fin = now = time.monotonic()
+            self._ends[fd] = now + LINGER, now + LINGER_MAX
 
     def discard(self, fds: list[int]) -> None:
         """Read once what has come at descriptors of others, which are about to be closed."""
@@ -137,6 +152,9 @@ class Lingerer:
     def _close(self, fd: int) -> None:
         self._poll.unregister(fd)
         del self._ends[fd]
+        if fd in self._kept:
+            self._kept.remove(fd)
+            self.discard([fd])
         os.close(fd)
         if not self._ends:
             self.receiving = 0.0

@@ -70,6 +70,7 @@ def summary(server: Server) -> dict[str, Any]:
         r"(?:last new connection \+(?P<last>[\d.]+) s|no new connection), "
         r"told to close (?P<told>\d+), closed idle (?P<idle>\d+), "
         r"from the queue (?P<queue>\d+), cut (?P<cut>\d+)"
+        r"(?:, told (?P<websockets>\d+) WebSockets)?"
     )
     found = re.fullmatch(form, text)
     assert found, f"not the summary's form: {text}"

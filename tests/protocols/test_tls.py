@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import trustme
-from harness import CEILING, FULL, assert_clean, assert_within, ends, now, request
+from harness import CEILING, FULL, assert_clean, assert_within, ends, now, request, summary
+from protocols.test_websocket import GOING_AWAY, WEBSOCKET
 
 LONG = ("--keep-alive", "75")
 
@@ -287,3 +288,20 @@ def test_a_client_that_never_closes_delays_nobody(secure, worker):
     end = secure.connect(server).ask()
     assert end.status == 200
     assert_within(1.0, end.at, began, "another client's answer")
+
+
+@pytest.mark.contract(5, 6)
+@pytest.mark.parametrize("path", ("/websocket", "/websocket-thread"))
+def test_a_websocket_is_told_at_the_end_of_the_delay(secure, worker, path):
+    server = secure(worker, delay=0.3)
+    client = secure.connect(server)
+    client.send(request(path, headers=WEBSOCKET))
+    assert client._until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+    server.terminate()
+    client.send(b"lame duck")
+    assert client._take(9) == b"lame duck"
+    assert client._take(len(GOING_AWAY)) == GOING_AWAY
+    client.send(b"crossing")
+    assert client.end().kind == "eof"
+    assert_clean(server)
+    assert summary(server)["websockets"] == 1

@@ -8,6 +8,7 @@ still until the test lets it go. Environment variables change what happens at im
 """
 
 import atexit
+import contextlib
 import json
 import os
 import signal
@@ -156,13 +157,39 @@ def hog(environ, start_response, seconds):
     return whole(start_response, b"done")
 
 
-def websocket(environ, start_response, *args):
-    """Takes the socket over, as WebSocket libraries do (without frames), and sends back all."""
-    link = environ["gunicorn.socket"]
-    link.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n")
+def websocket(environ, start_response, *names):
+    """Takes the socket over, as WebSocket libraries do (without frames), and sends back all.
+
+    It stops at the gate first if that has a name.
+    """
+    link = switch(environ)
+    for name in names:
+        gate(name)
     while data := link.recv(100):
         link.sendall(data)
     raise StopIteration  # gunicorn's way out, without a response
+
+
+def switch(environ):
+    link = environ["gunicorn.socket"]
+    link.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n")
+    return link
+
+
+def websocket_thread(environ, start_response, *args):
+    """The same as simple-websocket does it: a thread of its own reads, and closes the socket."""
+    link, over = switch(environ), threading.Event()
+
+    def read():
+        with contextlib.suppress(OSError):
+            while data := link.recv(100):
+                link.sendall(data)
+        over.set()
+        link.close()
+
+    threading.Thread(target=read).start()
+    over.wait()
+    raise StopIteration
 
 
 def broken(environ, start_response, *args):
@@ -178,7 +205,7 @@ ROUTES = {
     route.__name__.replace("_", "-"): route
     for route in (
         fast, pid, phase, until_draining, sleep, gated, late_chunk, stream, upload, unread, status,
-        no_length, broken, child, hog, early, websocket
+        no_length, broken, child, hog, early, websocket, websocket_thread
     )
 }  # fmt: skip
 

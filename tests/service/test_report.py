@@ -11,7 +11,7 @@ from harness import CEILING, assert_clean, now, summary
 
 KEYS = {
     "outcome", "signal", "seconds", "last_connection", "accepted", "served", "told_to_close",
-    "closed_idle", "from_queue", "cut", "killed",
+    "closed_idle", "from_queue", "websockets_told", "cut", "killed",
 }  # fmt: skip
 
 
