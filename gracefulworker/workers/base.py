@@ -21,6 +21,7 @@ import sys
 import time
 from _thread import get_ident  # bound before gevent patches it: the native one
 from collections.abc import Callable
+from http import HTTPStatus
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -35,7 +36,7 @@ from gracefulworker.arbiter.takeover import supervise
 from gracefulworker.phases import SECOND, SETTLE_MAX, ListenerState, Phase
 from gracefulworker.shared import current, sockets
 from gracefulworker.workers import accepting, lingering
-from gracefulworker.workers.deadline import Deadline
+from gracefulworker.workers.deadline import LEAVING, Deadline
 from gracefulworker.workers.requests import (
     Application,
     ClosingResponse,
@@ -125,6 +126,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         self._running = True
         self.excused_until = 0.0  # the arbiter's: until then a missing heartbeat is no fault
         self._orphan = False
+        self.resigned = False  # this process has been forked by the application
         self.supervisor = supervise()
         super().__init__(*args, **kwargs)
         if self.supervisor is not None:
@@ -133,12 +135,14 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
             self.settings = self.supervisor.settings
             self._head = self.page.head()
             self.slot = self.supervisor.seat(self)
+            self.orders = self.slot  # a process that the application forks reads them, too
             self.gauge = self.slot.gauge()
             self.accepted_before = 0  # ns of the last new connection but one
             #: requests that the application holds, oldest first
             self.in_flight: dict[seam.Request, InFlight] = {}
-            #: who answers a request from SIGTERM on: its response, or the deadline
-            self.claims: dict[seam.Request, seam.Response | Deadline] = {}
+            #: who answers a request from SIGTERM on: its response, the page about the error that
+            #: it has raised, or the deadline
+            self.claims: dict[seam.Request, seam.Response | Deadline | BaseException] = {}
             #: brings HTTP/2 connections to their end, where there are any
             self.end_http2: Callable[[], None] = _nothing_to_end
 
@@ -147,13 +151,26 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
     def init_process(self) -> None:
         """Worker.init_process: the worker's life, in its own process.
 
+        Processes that the application forks live on as the application wants, and not as this
+        worker: the slot, the heartbeat and the connections' ends stay its own.
+
         What it has inherited is left out of its garbage collections (gc.freeze). They would write
         to each of these objects, and so copy the memory that the arbiter and all workers share: our
         own modules' most of all, and with --preload the application's.
         """
         if self.supervisor is not None:
             gc.freeze()
+            os.register_at_fork(after_in_child=self.resign)
         super().init_process()
+
+    def resign(self) -> None:
+        """This is a process that the application has forked, perhaps with all of our greenlets.
+
+        What they go on to write is not read by anybody.
+        """
+        self.resigned = True
+        self.slot = self.slot.copy()
+        self.gauge = self.slot.gauge()
 
     def init_signals(self) -> None:
         """Worker.init_signals resets what it knows of; SIGINT may be ours.
@@ -219,8 +236,6 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
 
     def ask_to_retire(self) -> None:
         """Ask the arbiter for a turn: only one worker at a time recycles itself."""
-        if os.getpid() != self.pid:
-            return  # a process that the application has forked
         self.max_requests = sys.maxsize  # asked once is enough
         self.slot.wants_to_retire = 1
         self.broadcast.nudge.give()
@@ -250,8 +265,6 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         if self.supervisor is None:
             super().handle_exit(number, frame)
             return
-        if os.getpid() != self.pid:
-            return  # a process that the application has forked: the slot is not its own
         self.slot.term_at = time.monotonic_ns()
 
     def handle_quit(self, number: int, frame: FrameType | None) -> None:
@@ -261,7 +274,8 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
 
     def is_parent_alive(self) -> bool:
         """SyncWorker's and ThreadWorker's way to leave the loop; here orphans `hear` of it."""
-        return True if self.supervisor is not None else bool(super().is_parent_alive())
+        leads = self.supervisor is not None and not self.resigned
+        return True if leads else bool(super().is_parent_alive())
 
     @property
     def phase(self) -> Phase:
@@ -273,7 +287,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
 
     def phase_for_application(self) -> Phase:
         """An order to retire counts at once: the loop cannot look while a sync worker is busy."""
-        if self.slot.retire:
+        if self.orders.retire:
             return max(self.phase, Phase.DRAINING)
         return self.phase
 
@@ -337,7 +351,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
     def first_byte_expiry(self, accepted_at: int) -> int:
         """ns at which a connection that has not sent a byte counts as idle (in DRAINING)."""
         since = max(accepted_at, self.drain_began())
-        return since + round(self.settings.first_byte * SECOND)
+        return self.in_time(since + round(self.settings.first_byte * SECOND))
 
     def idle_expiry(self) -> int:
         """ns until which an idle keep-alive connection is kept in DRAINING.
@@ -346,8 +360,13 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         delay has been so all the time. A worker that retires on its own has announced nothing.
         """
         if self.page.phase >= Phase.DRAINING:
-            return self.page.drain_at + round(self.settings.idle * SECOND)
-        return self.drain_began() + round(min(RETIRE_IDLE, float(self.cfg.keepalive)) * SECOND)
+            return self.in_time(self.page.drain_at + round(self.settings.idle * SECOND))
+        idle = min(RETIRE_IDLE, float(self.cfg.keepalive))
+        return self.in_time(self.drain_began() + round(idle * SECOND))
+
+    def in_time(self, expiry: int) -> int:
+        """`expiry`, but so long before the deadline that the worker can leave by itself (ns)."""
+        return min(expiry, self.deadline() - round(LEAVING * SECOND))
 
     def until(self, dues: list[int]) -> float:
         """Seconds until the first of these times (ns), at most a pass."""
@@ -439,9 +458,17 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
             return handle(*args)
         finally:
             del self.in_flight[request]
-            if self.claims:
-                self.claims.pop(request, None)
+            if self.claims and not self.is_draining():
+                self.claims.pop(request, None)  # else the deadline may be looking at it
             self.gauge(len(self.in_flight))
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Worker.handle_error answers with an error, unless the deadline has answered."""
+        if self.supervisor is not None and req is not None and self.is_draining():
+            if isinstance(self.claims.setdefault(req, exc), Deadline):
+                self.log.error("failed, and was answered at the deadline", exc_info=exc)
+                return
+        super().handle_error(req, client, addr, exc)
 
     def announce(self, response: ClosingResponse) -> None:
         """The headers go out now, past SERVING: they say `Connection: close`.
@@ -455,4 +482,6 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
             self.slot.count("served")
             if not response.should_close():
                 self.slot.count("told_to_close")
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            response.upgrade = False  # the application's own "Connection: upgrade" would be said
         response.force_close()
