@@ -68,6 +68,23 @@ def _nothing_to_end() -> None:
     """Without HTTP/2."""
 
 
+class ErrorConnection:
+    """A client's connection, to be claimed when util.write_error writes to it and not before.
+
+    What Worker.handle_error logs in between may take long.
+    """
+
+    def __init__(self, connection: Any, claim: Callable[[], None]) -> None:
+        self._connection, self._claim = connection, claim
+
+    def sendall(self, data: bytes) -> None:
+        self._claim()
+        self._connection.sendall(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
 class SettledConfig(Config):  # type: ignore[misc]
     """The configuration of a worker that serves: its values are plain attributes.
 
@@ -463,21 +480,26 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
             self.gauge(len(self.in_flight))
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Worker.handle_error answers with an error, unless the deadline has answered."""
+        """Worker.handle_error answers with a page about the error, unless the deadline does."""
         if self.supervisor is not None and req is not None and self.is_draining():
-            if isinstance(self.claims.setdefault(req, exc), Deadline):
-                self.log.error("failed, and was answered at the deadline", exc_info=exc)
-                return
+            client = ErrorConnection(client, lambda: self.claim(req, exc))
         super().handle_error(req, client, addr, exc)
+
+    def claim(self, request: seam.Request, answer: ClosingResponse | BaseException) -> None:
+        """Have `answer` answer a request, now.
+
+        :raises BrokenPipeError: the deadline has answered it.
+        """
+        # dict.setdefault is atomic: whoever comes first answers.
+        if self.claims.setdefault(request, answer) is not answer:
+            raise BrokenPipeError(errno.EPIPE, "answered at the deadline")
 
     def announce(self, response: ClosingResponse) -> None:
         """The headers go out now, past SERVING: they say `Connection: close`.
 
         :raises BrokenPipeError: the deadline has answered this request.
         """
-        # dict.setdefault is atomic: whoever comes first answers.
-        if self.claims.setdefault(response.req, response) is not response:
-            raise BrokenPipeError(errno.EPIPE, "answered at the deadline")
+        self.claim(response.req, response)
         if not (self.page.is_serving() or getattr(response, "is_probe", False)):
             self.slot.count("served")
             if not response.should_close():

@@ -37,8 +37,8 @@ from gracefulworker.shared.page import Broadcast, Slot
 from gracefulworker.shared.unpatched import original
 from gracefulworker.workers import requests
 
-#: Lines of a cut request's stack that are logged, the innermost.
-STACK_LINES = 20
+#: Calls of a cut request's stack that are logged, the innermost.
+CALLS = 10
 
 #: Kinds of cut requests that are named, the most frequent: thousands may be in flight.
 KINDS = 20
@@ -103,6 +103,10 @@ class DeadlineWorker(Protocol):
     def turn_away(self, speak: Callable[[Any], bool]) -> int: ...
 
 
+#: Where code stands: file, line and function of each call, the innermost last.
+Stack = tuple[tuple[str, int, str], ...]
+
+
 @dataclass(frozen=True)
 class Cut:
     """A request that was in flight at the deadline.
@@ -116,12 +120,12 @@ class Cut:
     ending: str
     request: str
     age: float
-    stack: str
+    stack: Stack
 
 
 def name(cuts: list[Cut]) -> Iterator[str]:
     """What is said of them: one line and one stack for all that are alike."""
-    kinds: dict[tuple[str, str, str], list[float]] = {}
+    kinds: dict[tuple[str, str, Stack], list[float]] = {}
     for cut in cuts:
         kinds.setdefault((cut.ending, cut.request, cut.stack), []).append(cut.age)
     by_number = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
@@ -130,9 +134,17 @@ def name(cuts: list[Cut]) -> Iterator[str]:
         if len(ages) > 1:
             request = f"{len(ages)} times {request}"
             after += f" to {max(ages):.1f}"
-        yield f"cut at the deadline ({ending}): {request} after {after} s, at:\n{stack}"
+        yield f"cut at the deadline ({ending}): {request} after {after} s, at:\n{show(stack)}"
     if more := sum(len(ages) for _, ages in by_number[KINDS:]):
         yield f"cut at the deadline: {more} more, which are not named here"
+
+
+def show(stack: Stack) -> str:
+    """As a traceback has it; the sources are read only here, for the few that are named."""
+    if not stack:
+        return "  (it has ended meanwhile)"
+    calls = [traceback.FrameSummary(*call, lookup_line=False) for call in stack]
+    return "".join(traceback.format_list(calls)).rstrip("\n")
 
 
 def printable(text: str) -> str:
@@ -204,7 +216,7 @@ class Deadline:
             lines.append(f"cut at the deadline (503): {turned_away} waiting requests")
         if not lines:
             # Connections in the middle of a request's head, or the user's exit code.
-            at = self.stack(self._main)
+            at = show(self.stack(self._main))
             lines.append(f"cut at the deadline: worker {worker.pid}, which is at:\n{at}")
         said = original("_thread", "allocate_lock")()
         said.acquire()
@@ -296,15 +308,15 @@ class Deadline:
                 poll.unregister(fd)
                 del listening[fd]
 
-    def stack(self, who: Any) -> str:
-        """Where the application's code stands, innermost call last."""
-        frame = self._frame(who)
-        if frame is None:
-            return "  (it has ended meanwhile)"
-        calls = traceback.extract_stack(frame)
-        entrances = [n for n, call in enumerate(calls, 1) if call.filename == requests.__file__]
-        del calls[: max(entrances, default=0)]
-        return "\n".join("".join(calls.format()).splitlines()[-STACK_LINES:])
+    def stack(self, who: Any) -> Stack:
+        """Where the application's code stands."""
+        calls: list[tuple[str, int, str]] = []
+        for frame in self._frames(who):
+            code = frame.f_code
+            if code.co_filename == requests.__file__ or len(calls) == CALLS:
+                break
+            calls.insert(0, (code.co_filename, frame.f_lineno or 0, code.co_name))
+        return tuple(calls)
 
     def is_in_tls(self, who: Any) -> bool:
         frames = self._frames(who)

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 from gracefulworker.workers.deadline import KINDS, PATH_MAX, Cut, name, printable
 
+HERE = (("app.py", 7, "view"), ("<string>", 1, "inner"))
+SHOWN = '  File "app.py", line 7, in view\n  File "<string>", line 1, in inner'
 
-def cut(request="GET /", age=1.0, stack="  at", ending="503"):
+
+def cut(request="GET /", age=1.0, stack=HERE, ending="503"):
     return Cut(ending, request, age, stack)
 
 
 def test_one_is_named_as_itself():
     assert list(name([cut("GET /a", 1.25)])) == [
-        "cut at the deadline (503): GET /a after 1.2 s, at:\n  at"
+        f"cut at the deadline (503): GET /a after 1.2 s, at:\n{SHOWN}"
     ]
+    assert next(name([cut(stack=())])).endswith("at:\n  (it has ended meanwhile)")
 
 
 def test_those_that_are_alike_are_named_together_and_the_most_frequent_first():
     cuts = [cut("GET /b"), cut("GET /a", 3.0), cut("GET /a", 2.0), cut("GET /b", ending="closed")]
     assert list(name(cuts)) == [
-        "cut at the deadline (503): 2 times GET /a after 2.0 to 3.0 s, at:\n  at",
-        "cut at the deadline (503): GET /b after 1.0 s, at:\n  at",
-        "cut at the deadline (closed): GET /b after 1.0 s, at:\n  at",
+        f"cut at the deadline (503): 2 times GET /a after 2.0 to 3.0 s, at:\n{SHOWN}",
+        f"cut at the deadline (503): GET /b after 1.0 s, at:\n{SHOWN}",
+        f"cut at the deadline (closed): GET /b after 1.0 s, at:\n{SHOWN}",
     ]
 
 
 def test_those_that_stand_elsewhere_are_not_alike():
-    assert len(list(name([cut(stack="  here"), cut(stack="  there")]))) == 2
+    assert len(list(name([cut(stack=HERE[:1]), cut(stack=HERE)]))) == 2
 
 
 def test_there_is_a_bound_to_what_is_said():
