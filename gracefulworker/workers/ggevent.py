@@ -166,8 +166,8 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
             raise RuntimeError(
                 f"{cls.__name__} has a server_class or a wsgi_handler, whose requests"
                 " gracefulworker.gevent does not see and would cut: remove them, or derive"
-                f" {cls.__name__} from gunicorn.workers.ggevent.GeventWorker and have"
-                " gracefulworker.hooks.when_ready as the hook when_ready"
+                f" {cls.__name__} from gunicorn.workers.ggevent.GeventWorker and start it with"
+                " -c python:gracefulworker.hooks"
             )
         super().check_config(cfg, log)
 

@@ -37,6 +37,7 @@ def test_a_request_without_a_response_gets_503_and_a_name(serve, worker):
     term = server.terminate()
     end = client.ending()
     assert is_last_words(end), str(end)
+    assert client.raw.endswith(b"\r\n\r\n" + end.body), "a strict proxy takes it"
     assert client.end().kind == "eof"
     assert end.at - term >= AFTER
     assert_within(AFTER + 1.0, server.wait_gone(), term, "the exit")
@@ -246,16 +247,18 @@ def test_what_a_client_sends_reaches_the_log_in_printable_characters(serve):
 @pytest.mark.parametrize("finish", ("0", "0.1"))
 def test_an_idle_service_has_nothing_to_cut(serve, worker, finish):
     """Not even with no time for what is in flight."""
-    options, env = ("--graceful-timeout", "0"), {}
-    if float(finish):
-        options, env = (), {"GRACEFUL_KILL_AFTER": f"{0.2 + float(finish) + 1.0}"}
-    server = serve(worker, workers=2, delay=0.2, options=options, env=env)
+    left = 0.2 + float(finish)
+    if finish == "0":
+        server = serve(worker, workers=2, delay=0.2, options=("--graceful-timeout", "0"))
+    else:
+        env = {"GRACEFUL_KILL_AFTER": f"{left + 1.0}"}
+        server = serve(worker, workers=2, delay=0.2, env=env)
     silent = server.connect()
     idle = server.keep_alive() if "sync" not in worker else server.connect()
     at = server.terminate()
     server.wait_log(f"^draining: .* {float(finish)} s for what is in flight")
     assert (silent.end().kind, idle.end().kind) == ("eof", "eof")
-    assert_within(0.2 + float(finish) + 0.5, server.wait_gone(), at, "the exit")
+    assert_within(left + 0.5, server.wait_gone(), at, "the exit")
     assert_clean(server)
     assert summary(server)["cut"] == 0
 

@@ -14,10 +14,11 @@ import signal
 import socket
 import threading
 import time
+from typing import Any
 
 import gracefulworker
 
-worker = None  #: gunicorn's, if a config file has given it
+worker: Any = None  #: gunicorn's, if a config file has given it
 
 
 def say(text):

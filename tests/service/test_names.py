@@ -92,6 +92,18 @@ def test_a_server_of_another_kind_is_refused(serve, name):
     assert refused(server).startswith(f"Error: {name} has a server_class or a wsgi_handler, whose")
 
 
+def test_a_server_of_another_kind_can_have_the_hook(serve):
+    """As the refusal says."""
+    server = serve("gevent_pywsgi", delay=0.3, options=("-c", "python:gracefulworker.hooks"))
+    client, held = server.hold("it")
+    server.terminate()
+    server.wait_draining()
+    held.release()
+    assert client.ending().status == 200
+    client.close()  # or gunicorn's own stop waits for it
+    assert_clean(server)
+
+
 def test_a_subclass_may_leave_the_listeners_as_they_are(serve):
     """Accepting until nobody waits must not block the hub."""
     server = serve("subclasses.GeventPatched", delay=0.3)
