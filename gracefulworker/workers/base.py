@@ -21,7 +21,6 @@ import sys
 import time
 from _thread import get_ident  # bound before gevent patches it: the native one
 from collections.abc import Callable
-from http import HTTPStatus
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -504,6 +503,6 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
             self.slot.count("served")
             if not response.should_close():
                 self.slot.count("told_to_close")
-        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+        if response.status_code != 101:  # Switching Protocols
             response.upgrade = False  # the application's own "Connection: upgrade" would be said
         response.force_close()
