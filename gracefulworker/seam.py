@@ -94,6 +94,7 @@ class Config(Protocol):
     keepalive: int
     max_requests: int
     pre_request: Callable[[Any, Any], None]
+    proxy_protocol: str | bool  #: a string since 24
     reload: bool
     reuse_port: bool
     ssl_context: Callable[[Any, Callable[[], ssl.SSLContext]], ssl.SSLContext]
@@ -224,6 +225,8 @@ class Unreader(Protocol):
     sock: Any  #: the connection
     buf: io.BytesIO  #: what was read too far; it stands at its end
 
+    def unread(self, data: bytes) -> None: ...
+
 
 class Body(Protocol):
     """gunicorn.http.body.Body."""
@@ -252,6 +255,9 @@ class Response(Protocol):
 
     req: Request
     headers_sent: bool
+    is_complete: bool  #: `ClosingResponse`'s
+    status_code: int | None
+    upgrade: bool  #: the application has said "Connection: upgrade"
     chunked: bool
     response_length: int | None  #: by its Content-Length
     sent: int  #: bytes of the body

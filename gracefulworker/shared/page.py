@@ -133,6 +133,12 @@ class Slot(Cells):
         with self._lock:
             setattr(self, name, getattr(self, name) + number)
 
+    def copy(self) -> Slot:
+        """The same figures in memory of their own, for a process that the application forks."""
+        cells = memoryview(bytearray(8 * SLOT_CELLS)).cast("q")
+        cells[:] = self.cells[self.base : self.base + SLOT_CELLS]
+        return Slot(cells, 0)
+
     def clear(self) -> None:
         for index in range(self.base, self.base + SLOT_CELLS):
             self.cells[index] = 0

@@ -13,7 +13,7 @@ import _socket
 from time import monotonic
 from typing import Any
 
-from gracefulworker.seam import Address, Listener
+from gracefulworker.seam import Address, Config, Listener
 
 #: Seconds without accepting after the process ran out of descriptors.
 NO_ROOM_PAUSE = 0.05
@@ -55,6 +55,39 @@ def accept_all(listener: Listener) -> list[_socket.socket]:
         return waiting  # the end of the queue, or no descriptor is left
     finally:
         raw.detach()
+
+
+#: Bytes that are looked at for a PROXY header. Some have more, with TLVs: those count as requests.
+PROXY_HEADER_MAX = 4096
+
+_PROXY_V2 = b"\r\n\r\n\0\r\nQUIT\n"
+
+
+def expects_proxy_header(cfg: Config) -> bool:
+    """Whether balancers say first on whose behalf they connect; many do so before any request."""
+    return cfg.proxy_protocol not in (False, "off")  # the former in gunicorn 23
+
+
+def is_proxy_header(data: bytes) -> bool:
+    """Whether that is a whole PROXY header, and no byte of a request behind it.
+
+    In one piece, as its sender has to send it:
+    https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, section 2.
+    """
+    if data.startswith(_PROXY_V2):
+        return len(data) == 16 + int.from_bytes(data[14:16], "big")
+    return data.startswith(b"PROXY ") and data.find(b"\r\n") == len(data) - 2
+
+
+def take_proxy_header(connection: _socket.socket) -> bytes:
+    """Read a PROXY header if that is all that has come; nothing otherwise, and without waiting."""
+    flags = _socket.MSG_PEEK | _socket.MSG_DONTWAIT
+    try:
+        # Not the method: the sync worker's own gives out what has been read here.
+        seen = _socket.socket.recv(connection, PROXY_HEADER_MAX, flags)
+    except OSError:
+        return b""  # whoever reads next will meet it, too
+    return _socket.socket.recv(connection, len(seen)) if is_proxy_header(seen) else b""
 
 
 class ListenerName:

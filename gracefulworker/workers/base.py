@@ -34,9 +34,10 @@ from gracefulworker.arbiter.crew import OurWorker
 from gracefulworker.arbiter.takeover import supervise
 from gracefulworker.phases import SECOND, SETTLE_MAX, ListenerState, Phase
 from gracefulworker.shared import current, sockets
+from gracefulworker.shared.forks import at_fork
 from gracefulworker.shared.leaving import Leaving
 from gracefulworker.workers import accepting, lingering, websockets
-from gracefulworker.workers.deadline import Deadline
+from gracefulworker.workers.deadline import LEAVING, Deadline
 from gracefulworker.workers.probers import is_prober
 from gracefulworker.workers.requests import (
     Application,
@@ -69,6 +70,23 @@ RETIRE_IDLE = 2.0
 
 def _nothing_to_end() -> None:
     """Without HTTP/2."""
+
+
+class ErrorConnection:
+    """A client's connection, to be claimed when util.write_error writes to it and not before.
+
+    What Worker.handle_error logs in between may take long.
+    """
+
+    def __init__(self, connection: Any, claim: Callable[[], None]) -> None:
+        self._connection, self._claim = connection, claim
+
+    def sendall(self, data: bytes) -> None:
+        self._claim()
+        self._connection.sendall(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
 
 
 class SettledConfig(Config):  # type: ignore[misc]
@@ -129,6 +147,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         self._running = True
         self.excused_until = 0.0  # the arbiter's: until then a missing heartbeat is no fault
         self._orphan = False
+        self.resigned = False  # this process has been forked by the application
         self.supervisor = supervise()
         super().__init__(*args, **kwargs)
         if self.supervisor is not None:
@@ -138,14 +157,16 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
             self._head = self.page.head()
             self.leaving, self.watch = Leaving(self.log), Deadline(self)
             self.slot = self.supervisor.seat(self)
+            self.orders = self.slot  # a process that the application forks reads them, too
             self.gauge = self.slot.gauge()
             self.accepted_before = 0  # ns of the last new connection but one
             #: requests of probers that the application holds, from SIGTERM on
             self.probing: set[seam.Request] = set()
             #: requests that the application holds, oldest first
             self.in_flight: dict[seam.Request, InFlight] = {}
-            #: who answers a request from SIGTERM on: its response, or the deadline
-            self.claims: dict[seam.Request, seam.Response | Deadline] = {}
+            #: who answers a request from SIGTERM on: its response, the page about the error that
+            #: it has raised, or the deadline
+            self.claims: dict[seam.Request, seam.Response | Deadline | BaseException] = {}
             self.websockets = WebSockets(self)
             self.told = self.websockets.told
             #: brings HTTP/2 connections to their end, where there are any
@@ -157,6 +178,9 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
     def init_process(self) -> None:
         """Worker.init_process: the worker's life, in its own process.
 
+        Processes that the application forks live on as the application wants, and not as this
+        worker: the slot, the heartbeat and the connections' ends stay its own.
+
         What it has inherited is left out of its garbage collections (gc.freeze). They would write
         to each of these objects, and so copy the memory that the arbiter and all workers share: our
         own modules' most of all, and with --preload the application's.
@@ -165,6 +189,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
             super().init_process()
             return
         gc.freeze()
+        at_fork(after_in_child=self.resign)
         try:
             super().init_process()
         finally:
@@ -178,6 +203,15 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         current.answer_with(lambda: phase)
         unwrap_application()
         self.let_go_of_http2()
+
+    def resign(self) -> None:
+        """This is a process that the application has forked, perhaps with all of our greenlets.
+
+        What they go on to write is not read by anybody.
+        """
+        self.resigned = True
+        self.slot = self.slot.copy()
+        self.gauge = self.slot.gauge()
 
     def init_signals(self) -> None:
         """Worker.init_signals resets what it knows of; SIGINT may be ours.
@@ -246,8 +280,6 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
 
     def ask_to_retire(self) -> None:
         """Ask the arbiter for a turn: only one worker at a time recycles itself."""
-        if os.getpid() != self.pid:
-            return  # a process that the application has forked
         self.max_requests = sys.maxsize  # asked once is enough
         self.slot.wants_to_retire = 1
         self.broadcast.nudge.give()
@@ -277,8 +309,6 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         if self.supervisor is None:
             super().handle_exit(number, frame)
             return
-        if os.getpid() != self.pid:
-            return  # a process that the application has forked: the slot is not its own
         self.slot.term_at = time.monotonic_ns()
 
     def handle_quit(self, number: int, frame: FrameType | None) -> None:
@@ -288,7 +318,8 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
 
     def is_parent_alive(self) -> bool:
         """SyncWorker's and ThreadWorker's way to leave the loop; here orphans `hear` of it."""
-        return True if self.supervisor is not None else bool(super().is_parent_alive())
+        leads = self.supervisor is not None and not self.resigned
+        return True if leads else bool(super().is_parent_alive())
 
     @property
     def phase(self) -> Phase:
@@ -300,7 +331,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
 
     def phase_for_application(self) -> Phase:
         """An order to retire counts at once: the loop cannot look while a sync worker is busy."""
-        if self.slot.retire:
+        if self.orders.retire:
             return max(self.phase, Phase.DRAINING)
         return self.phase
 
@@ -364,7 +395,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
     def first_byte_expiry(self, accepted_at: int) -> int:
         """ns at which a connection that has not sent a byte counts as idle (in DRAINING)."""
         since = max(accepted_at, self.drain_began())
-        return since + round(self.settings.first_byte * SECOND)
+        return self.in_time(since + round(self.settings.first_byte * SECOND))
 
     def idle_expiry(self) -> int:
         """ns until which an idle keep-alive connection is kept in DRAINING.
@@ -373,8 +404,13 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         delay has been so all the time. A worker that retires on its own has announced nothing.
         """
         if self.page.phase >= Phase.DRAINING:
-            return self.page.drain_at + round(self.settings.idle * SECOND)
-        return self.drain_began() + round(min(RETIRE_IDLE, float(self.cfg.keepalive)) * SECOND)
+            return self.in_time(self.page.drain_at + round(self.settings.idle * SECOND))
+        idle = min(RETIRE_IDLE, float(self.cfg.keepalive))
+        return self.in_time(self.drain_began() + round(idle * SECOND))
+
+    def in_time(self, expiry: int) -> int:
+        """`expiry`, but so long before the deadline that the worker can leave by itself (ns)."""
+        return min(expiry, self.deadline() - round(LEAVING * SECOND))
 
     def until(self, dues: list[int]) -> float:
         """Seconds until the first of these times (ns), at most a pass."""
@@ -479,23 +515,38 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
             del self.in_flight[request]
             if self.told:
                 self.websockets.forget(request)
-            if self.claims:
-                self.claims.pop(request, None)
+            if self.claims and not self.is_draining():
+                self.claims.pop(request, None)  # else the deadline may be looking at it
             if self.probing:
                 self.probing.discard(request)
             self.gauge(len(self.in_flight) - len(self.probing))
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Worker.handle_error answers with a page about the error, unless the deadline does."""
+        if self.supervisor is not None and req is not None and self.is_draining():
+            client = ErrorConnection(client, lambda: self.claim(req, exc))
+        super().handle_error(req, client, addr, exc)
+
+    def claim(self, request: seam.Request, answer: ClosingResponse | BaseException) -> None:
+        """Have `answer` answer a request, now.
+
+        :raises BrokenPipeError: the deadline has answered it.
+        """
+        # dict.setdefault is atomic: whoever comes first answers.
+        if self.claims.setdefault(request, answer) is not answer:
+            raise BrokenPipeError(errno.EPIPE, "answered at the deadline")
 
     def announce(self, response: ClosingResponse) -> None:
         """The headers go out now, past SERVING: they say `Connection: close`.
 
         :raises BrokenPipeError: the deadline has answered this request.
         """
-        # dict.setdefault is atomic: whoever comes first answers.
-        if self.claims.setdefault(response.req, response) is not response:
-            raise BrokenPipeError(errno.EPIPE, "answered at the deadline")
+        self.claim(response.req, response)
         is_probe = getattr(response, "is_probe", False) or response.req in self.probing
         if not (self.page.is_serving() or is_probe):
             self.slot.count("served")
             if not response.should_close():
                 self.slot.count("told_to_close")
+        if response.status_code != 101:  # Switching Protocols
+            response.upgrade = False  # the application's own "Connection: upgrade" would be said
         response.force_close()

@@ -5,9 +5,12 @@ heard, for gunicorn lets SIGTERM interrupt no system call. A native thread, star
 with the worker, answers 503 where no response has begun, names what is left in the log
 (method, path, age, where its code stands) and ends the process; the arbiter's SIGKILL,
 `phases.KILL_MARGIN` later, is only for code that holds the interpreter so that no thread can run.
+All are answered before the first is named, and the log is written in a thread of its own: a handler
+that hangs costs nobody's answer.
 
 Who answers a request, the application or the deadline, is decided by one atomic claim
-(the worker's `claims`). A response that has begun is cut and never given a false end.
+(the worker's `claims`). A response that has begun is cut and never given a false end, and one that
+is complete ends cleanly.
 
 What may be changed here: what is said and done at the deadline.
 """
@@ -24,10 +27,11 @@ import sys
 import time
 import traceback
 from _thread import get_ident  # bound before gevent patches it: the native one
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gracefulworker.phases import SECOND
+from gracefulworker.phases import KILL_MARGIN, SECOND
 from gracefulworker.seam import Config, Log, Request, Response
 from gracefulworker.shared.leaving import Leaving
 from gracefulworker.shared.page import Broadcast, Nudge, Slot
@@ -35,8 +39,14 @@ from gracefulworker.shared.unpatched import original, start_thread
 from gracefulworker.workers import requests
 from gracefulworker.workers.websockets import WebSockets
 
-#: Lines of a cut request's stack that are logged, the innermost.
-STACK_LINES = 20
+#: Calls of a cut request's stack that are logged, the innermost.
+CALLS = 10
+
+#: Kinds of cut requests that are named, the most frequent: thousands may be in flight.
+KINDS = 20
+
+#: Characters of a path that are logged.
+PATH_MAX = 200
 
 #: Seconds between two looks at the deadline.
 STEP = 0.5
@@ -47,19 +57,36 @@ DRAIN_STEP = 0.1
 #: Seconds in which the last words are read by their clients before the process ends.
 LAST_MOMENT = 0.1
 
+#: Seconds of DRAINING in which a worker with nothing in flight leaves by itself, also when the
+#: deadline (graceful_timeout = 0) comes before; less than `KILL_MARGIN`.
+LEAVING = 0.4
+
+#: Seconds between two looks whether it has something in flight meanwhile.
+LEAVING_STEP = 0.01
+
+#: Seconds beyond `LAST_MOMENT` that are given to the log's handlers.
+LOG_PATIENCE = KILL_MARGIN / 4
+
 #: A request whose client has its response; only its code is cut.
 AFTER = "after its response"
 
 _BODY = b"The server is shutting down.\n"
 
 #: RFC 9110 section 15.6.4: another instance, or the next one, may answer a moment later.
-LAST_WORDS = (
+_HEAD = (
     b"HTTP/1.1 503 Service Unavailable\r\n"
     b"Connection: close\r\n"
     b"Retry-After: 1\r\n"
     b"Content-Type: text/plain\r\n"
-    b"Content-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+    b"Content-Length: %d\r\n\r\n"
 )
+
+#: To a request in flight; HEAD gets the head alone (RFC 9110 section 9.3.2).
+TO_HEAD = _HEAD % len(_BODY)
+LAST_WORDS = TO_HEAD + _BODY
+
+#: To a request that waits: nobody has read its method, so there is no body.
+TO_WAITING = _HEAD % 0
 
 
 class DeadlineWorker(Protocol):
@@ -73,12 +100,67 @@ class DeadlineWorker(Protocol):
     slot: Slot
     leaving: Leaving
     in_flight: dict[Request, requests.InFlight]
-    claims: dict[Request, Response | Deadline]
+    claims: dict[Request, Response | Deadline | BaseException]
+    gauge: Callable[[int], None]
     websockets: WebSockets
 
     def is_draining(self) -> bool: ...
+    def drain_began(self) -> int: ...
     def deadline(self) -> int: ...
     def turn_away(self, speak: Callable[[Any], bool]) -> int: ...
+
+
+#: Where code stands: file, line and function of each call, the innermost last.
+Stack = tuple[tuple[str, int, str], ...]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A request that was in flight at the deadline.
+
+    :param ending: what was done to it.
+    :param request: its method and path.
+    :param age: seconds.
+    :param stack: where its code stood.
+    """
+
+    ending: str
+    request: str
+    age: float
+    stack: Stack
+
+
+def name(cuts: list[Cut]) -> Iterator[str]:
+    """What is said of them: one line and one stack for all that are alike."""
+    kinds: dict[tuple[str, str, Stack], list[float]] = {}
+    for cut in cuts:
+        kinds.setdefault((cut.ending, cut.request, cut.stack), []).append(cut.age)
+    by_number = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+    for (ending, request, stack), ages in by_number[:KINDS]:
+        after = f"{min(ages):.1f}"
+        if len(ages) > 1:
+            request = f"{len(ages)} times {request}"
+            after += f" to {max(ages):.1f}"
+        yield f"cut at the deadline ({ending}): {request} after {after} s, at:\n{show(stack)}"
+    if more := sum(len(ages) for _, ages in by_number[KINDS:]):
+        yield f"cut at the deadline: {more} more, which are not named here"
+
+
+def show(stack: Stack) -> str:
+    """As a traceback has it; the sources are read only here, for the few that are named."""
+    if not stack:
+        return "  (it has ended meanwhile)"
+    calls = [traceback.FrameSummary(*call, lookup_line=False) for call in stack]
+    return "".join(traceback.format_list(calls)).rstrip("\n")
+
+
+def printable(text: str) -> str:
+    """What a client sent, for the log: no control character of it reaches a terminal."""
+    shown = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in text[:PATH_MAX]
+    )
+    return shown + "..." * (len(text) > PATH_MAX)
 
 
 class Deadline:
@@ -134,36 +216,55 @@ class Deadline:
                 poll.unregister(bell)  # heard for good, also if it was the arbiter's death
 
     def cut(self) -> None:
-        """Answer or cut what is left, and name it."""
+        """Answer or cut what is left, then name it."""
         worker = self.worker
+        self.let_leave()
         left = list(worker.in_flight.items())
-        endings = [(self.end(request, entry), request, entry) for request, entry in left]
-        worker.slot.cut += sum(ending != AFTER for ending, _, _ in endings)
+        endings = [self.end(request, entry) for request, entry in left]
+        turned_away = worker.turn_away(self.speak)
+        cut = sum(ending != AFTER for ending in endings) + turned_away
+        worker.slot.cut = max(worker.slot.cut + cut, 1)
+        # They have been counted, and the arbiter counts what a worker leaves behind in flight.
+        worker.gauge = lambda number: None
         worker.slot.in_flight = 0
-        for ending, request, entry in endings:
-            worker.log.warning(
-                "cut at the deadline (%s): %s %s after %.1f s, at:\n%s",
+        cuts = [
+            Cut(
                 ending,
-                request.method,
-                request.path,
+                f"{printable(request.method)} {printable(request.path)}",
                 time.monotonic() - entry.began,
                 self.stack(entry.handler),
             )
-        turned_away = worker.turn_away(self.speak)
-        worker.slot.cut += turned_away
+            for ending, (request, entry) in zip(endings, left, strict=True)
+        ]
+        lines = list(name(cuts))
         if turned_away:
-            worker.log.warning("cut at the deadline (503): %d waiting requests", turned_away)
-        if worker.leaving.has_begun():
-            worker.leaving.name_holders()
-        elif not endings and not turned_away:
+            lines.append(f"cut at the deadline (503): {turned_away} waiting requests")
+        if not lines and not worker.leaving.has_begun():
             # Connections in the middle of a request's head.
-            worker.log.warning(
-                "cut at the deadline: worker %s, which is at:\n%s",
-                worker.pid,
-                self.stack(self._main),
-            )
-        worker.slot.cut = max(worker.slot.cut, 1)
+            at = show(self.stack(self._main))
+            lines.append(f"cut at the deadline: worker {worker.pid}, which is at:\n{at}")
+        said = original("_thread", "allocate_lock")()
+        said.acquire()
+        original("_thread", "start_new_thread")(self.say, (lines, said.release))
         self.part()
+        worker.slot.in_flight = 0  # a request was just being gauged
+        said.acquire(timeout=LOG_PATIENCE)
+
+    def let_leave(self) -> None:
+        """Give a worker that has just begun to drain, with nothing in flight, time to leave."""
+        sleep = original("time", "sleep")
+        until = self.worker.drain_began() + round(LEAVING * SECOND)
+        while not self.worker.in_flight and time.monotonic_ns() < until:
+            sleep(LEAVING_STEP)
+
+    def say(self, lines: list[str], said: Callable[[], None]) -> None:
+        try:
+            for line in lines:
+                self.worker.log.warning("%s", line)
+            if self.worker.leaving.has_begun():
+                self.worker.leaving.name_holders()
+        finally:
+            said()
 
     def end(self, request: Request, entry: requests.InFlight) -> str:
         """End one request's connection as its client can best tell; what was done."""
@@ -180,38 +281,45 @@ class Deadline:
             if self.worker.websockets.was_told(request):
                 return "its WebSocket, which was told to end"
             return "its WebSocket"  # a 503 in the midst of its frames would be noise
-        if requests.is_answered(response):
-            return AFTER
         connection = request.unreader.sock
         if response is None or not response.headers_sent:
             answers = self.worker.claims.setdefault(request, self)
             if isinstance(answers, Deadline):
                 if isinstance(connection, ssl.SSLSocket) and self.is_in_tls(entry.handler):
                     return "closed"  # OpenSSL is not to be entered twice at once
-                return "503" if self.speak(connection) else "closed"
+                words = TO_HEAD if request.method == "HEAD" else LAST_WORDS
+                return "503" if self.speak(connection, words) else "closed"
+            if isinstance(answers, BaseException):
+                return AFTER  # gunicorn answers with an error
             response = answers
+        if requests.is_answered(response) and not self.is_writing(entry.handler):
+            self._half_close(self._raw(connection))
+            return AFTER
         if not (response.chunked or response.response_length is not None):
             # This body ends where the connection does: only a reset tells that it was cut.
             raw = self._raw(connection)
             raw.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, struct.pack("ii", 1, 0))
         return "in the middle of its response"
 
-    def speak(self, connection: Any) -> bool:
+    def speak(self, connection: Any, words: bytes = TO_WAITING) -> bool:
         """Send the 503 without waiting; whether it could be sent."""
         try:
             raw = self._raw(connection)
             is_heard = True
             if isinstance(connection, ssl.SSLSocket):
-                connection._sslobj.write(LAST_WORDS)  # type: ignore[attr-defined]
+                connection._sslobj.write(words)  # type: ignore[attr-defined]
             elif self.worker.cfg.is_ssl:
                 is_heard = False  # there was no handshake: a clean end of file is all we can say
             else:
-                raw.send(LAST_WORDS, _socket.MSG_DONTWAIT)
-            raw.shutdown(_socket.SHUT_WR)
+                raw.send(words, _socket.MSG_DONTWAIT)
+            self._half_close(raw)
         except (OSError, ValueError):
             return False  # the client is gone, or does not read
-        self._spoken.append(raw)
         return is_heard
+
+    def _half_close(self, raw: Any) -> None:
+        raw.shutdown(_socket.SHUT_WR)
+        self._spoken.append(raw)
 
     def part(self) -> None:
         """Read on for a moment: unread bytes would turn the end into a reset (see `lingering`)."""
@@ -230,23 +338,30 @@ class Deadline:
                 poll.unregister(fd)
                 del listening[fd]
 
-    def stack(self, who: Any) -> str:
-        """Where the application's code stands, innermost call last."""
-        frame = self._frame(who)
-        if frame is None:
-            return "  (it has ended meanwhile)"
-        calls = traceback.extract_stack(frame)
-        entrances = [n for n, call in enumerate(calls, 1) if call.filename == requests.__file__]
-        del calls[: max(entrances, default=0)]
-        return "\n".join("".join(calls.format()).splitlines()[-STACK_LINES:])
+    def stack(self, who: Any) -> Stack:
+        """Where the application's code stands."""
+        calls: list[tuple[str, int, str]] = []
+        for frame in self._frames(who):
+            code = frame.f_code
+            if code.co_filename == requests.__file__ or len(calls) == CALLS:
+                break
+            calls.insert(0, (code.co_filename, frame.f_lineno or 0, code.co_name))
+        return tuple(calls)
 
     def is_in_tls(self, who: Any) -> bool:
+        frames = self._frames(who)
+        return any(frame.f_globals.get("__name__") in ("ssl", "gevent.ssl") for frame in frames)
+
+    def is_writing(self, who: Any) -> bool:
+        """Whether what a response counts as sent is still being handed to the kernel."""
+        return any(frame.f_code in requests.WRITING for frame in self._frames(who))
+
+    def _frames(self, who: Any) -> Iterator[Any]:
+        """The calls that it is in, the innermost first."""
         frame = self._frame(who)
         while frame is not None:
-            if frame.f_globals.get("__name__") in ("ssl", "gevent.ssl"):
-                return True
+            yield frame
             frame = frame.f_back
-        return False
 
     def _frame(self, who: Any) -> Any:
         if isinstance(who, int):

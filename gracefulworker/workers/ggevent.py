@@ -24,7 +24,7 @@ from gevent.server import StreamServer
 from gunicorn.workers import ggevent
 
 from gracefulworker.phases import ListenerState, Phase
-from gracefulworker.seam import Address, Listener, Request
+from gracefulworker.seam import Address, Config, Listener, Log, Request
 from gracefulworker.shared import sockets
 from gracefulworker.workers import accepting, lingering
 from gracefulworker.workers.base import PASS, SETTLE_PASS, GracefulWorker
@@ -46,6 +46,7 @@ class Hearing:
 
     worker: GeventWorker
     accepted_at = 0  #: ns
+    proxied = False  #: a PROXY header comes first, which is not yet a request
     begun = False  #: a byte of the current request has been read
     used = False  #: it has had a request before the current one
     hung_up = False
@@ -57,12 +58,13 @@ class Hearing:
             data: bytes = b"" if self.hung_up else super().recv(*args)  # type: ignore[misc]
         except HungUp:
             data = b""
-        if self.hung_up:
-            return b""  # a request that has crossed our FIN would be done for nobody
         if data:
-            self.begun = True
+            if not (self.begun or (self.proxied and accepting.is_proxy_header(data))):
+                self.begun = True  # before the look at hung_up: see `turn_away`
         else:
             self.read_up = True
+        if self.hung_up:
+            return b""  # a request that has crossed our FIN would be done for nobody
         return data
 
     def hang_up(self) -> None:
@@ -78,7 +80,7 @@ class Hearing:
 
     def close(self) -> None:
         """util.close, at the end of AsyncWorker.handle: where bytes may be left, linger."""
-        lingers = not self.read_up or self.worker.stopping()
+        lingers = (not self.read_up or self.worker.stopping()) and not self.worker.resigned
         if lingers and self.fileno() >= 0:  # type: ignore[attr-defined]
             self.worker.linger(self)
         super().close()  # type: ignore[misc]
@@ -161,6 +163,18 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     whoami = staticmethod(gevent.getcurrent)
 
+    @classmethod
+    def check_config(cls, cfg: Config, log: Log) -> None:
+        """:raises RuntimeError: with a server that does not call this class to handle a request."""
+        if cls.server_class is not GeventWorker.server_class or cls.wsgi_handler is not None:
+            raise RuntimeError(
+                f"{cls.__name__} has a server_class or a wsgi_handler, whose requests"
+                " gracefulworker.gevent does not see and would cut: remove them, or derive"
+                f" {cls.__name__} from gunicorn.workers.ggevent.GeventWorker and start it with"
+                " -c python:gracefulworker.hooks"
+            )
+        super().check_config(cfg, log)
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: from accept to close, also before its greenlet has run
@@ -171,7 +185,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         """GeventWorker.notify leaves at once when orphaned; `look` lets it finish first."""
         if self.supervisor is None:
             super().notify()
-        else:
+        elif not self.resigned:
             super(ggevent.GeventWorker, self).notify()
 
     def handle_quit(self, number: int, frame: Any) -> None:
@@ -203,6 +217,8 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
             super().run()
             return
         self.lingerer = lingering.Lingerer()
+        Hearing.proxied = accepting.expects_proxy_header(self.cfg)
+        self.sockets = [cooperative(listener) for listener in self.sockets]
         self.sweep_at = 0.0  # monotonic seconds
         overseer = gevent.spawn(self.oversee, gevent.getcurrent())
         try:
@@ -298,7 +314,10 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
                 poll.register(self.PIPE[0], select.POLLIN)
                 if self.phase < Phase.DRAINING:
                     poll.register(self.broadcast.draining.fd, select.POLLIN)
-                for fd, _ in poll.poll(self.until_due() * 1000):
+                ready = poll.poll(self.until_due() * 1000)
+                if self.resigned:
+                    return
+                for fd, _ in ready:
                     if fd == self.PIPE[0]:
                         self.hush()
                     else:
@@ -318,7 +337,15 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
         """Those that wait while something blocks the hub: in the queue, and accepted but unread."""
-        waiting: list[Any] = [c for c in list(self.connections) if not c.begun and c.fileno() >= 0]
+        waiting: list[Any] = []
+        for client in list(self.connections):
+            if client.begun or client.hung_up or client.fileno() < 0:
+                continue
+            client.hung_up = True  # its greenlet reads nothing any more, should its turn come now
+            if client.begun:
+                client.hung_up = False  # it has come
+            else:
+                waiting.append(client)
         return self.turn_away_queue(speak, waiting)
 
     def until_due(self) -> float:
@@ -377,6 +404,17 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
                 server.close()
                 if state == ListenerState.SEALED and not self.servers:
                     self.slot.drained = 1
+
+
+def cooperative(listener: Any) -> Any:
+    """The listener as GeventWorker.patch leaves it, where a subclass's own `patch` has not.
+
+    Accepting from another one would block the hub when nobody waits.
+    """
+    if isinstance(listener, socket.socket):
+        return listener
+    kind = listener.family, listener.type, listener.proto
+    return socket.socket(*kind, fileno=listener.detach())
 
 
 def is_read_up(request: Request) -> bool:

@@ -46,6 +46,7 @@ class ThreadConnection(gthread.TConn):  # type: ignore[misc]
 
     lingerer: lingering.Lingerer
     still_silent = False  #: it has shaken hands and said nothing yet
+    proxy_header = b""  #: it was read ahead, for it is not yet a request
 
     def init(self) -> None:
         """TConn.init; a TLS connection waits for its first byte in the poller once more.
@@ -54,10 +55,19 @@ class ThreadConnection(gthread.TConn):  # type: ignore[misc]
         """
         fresh = not self.initialized
         super().init()
+        if fresh and self.proxy_header:
+            self.parser.unreader.unread(self.proxy_header)
         if fresh and self.cfg.is_ssl and not self.is_http2:
             if not self.sock.pending() and not sockets.readable([self.sock.fileno()]):
                 self.still_silent = True
                 raise StopIteration("the handshake is done")
+
+    def takes_proxy_header(self) -> bool:
+        """Read it ahead, if that is all that has come; whether it was."""
+        if self.proxy_header:
+            return False
+        self.proxy_header = accepting.take_proxy_header(self.sock)
+        return bool(self.proxy_header)
 
     def close(self, graceful: bool = False) -> None:
         """TConn.close; `graceful` (26 on) blocks the main thread there."""
@@ -107,6 +117,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         """ThreadWorker.run with our descriptors in its poller."""
         if self.supervisor is not None:
             self.lingerer = lingering.Lingerer()
+            self.proxied = accepting.expects_proxy_header(self.cfg) and not self.cfg.is_ssl
             read = selectors.EVENT_READ
             self.poller.register(self.PIPE[0], read, lambda _: self.hush())
             self.poller.register(self.broadcast.draining.fd, read, self.on_bell)
@@ -157,7 +168,10 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         except OSError:
             self.enqueue_req(conn)  # reset: reported there, like any other
         else:
-            self.enqueue_req(conn)
+            if self.proxied and conn.takes_proxy_header():
+                self.wait_for_first_byte(conn)
+            else:
+                self.enqueue_req(conn)
         return True
 
     def wait_for_first_byte(self, conn: ThreadConnection) -> None:
@@ -166,6 +180,8 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_first_byte, conn))
 
     def on_first_byte(self, conn: ThreadConnection, client: socket.socket) -> None:
+        if self.proxied and conn.takes_proxy_header():
+            return
         self.poller.unregister(client)
         del self.silent[conn]
         self.enqueue_req(conn)
@@ -267,7 +283,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         self.tpool.shutdown(wait=False, cancel_futures=True)
         told = threading.Event()
         self.method_queue.defer(told.set)  # after all of them
-        told.wait(KILL_MARGIN / 2)
+        told.wait(KILL_MARGIN / 4)
         return self.turned_away
 
     def close_listeners(self) -> None:

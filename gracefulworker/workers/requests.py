@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from gunicorn import util
 from gunicorn.http import wsgi
 from gunicorn.http.wsgi import Response
 
@@ -66,6 +67,7 @@ class ClosingResponse(Response):  # type: ignore[misc]
     """
 
     worker: RequestWorker
+    is_complete = False  #: all of it has been sent
 
     def send_headers(self) -> None:
         """Response.send_headers: called with each write, returns when sent."""
@@ -77,6 +79,17 @@ class ClosingResponse(Response):  # type: ignore[misc]
                 if worker.stopping():
                     worker.announce(self)
             Response.send_headers(self)
+
+    def close(self) -> None:
+        """Response.close, and a note that the response is complete, for nothing else tells.
+
+        Its three lines are repeated, since a call is what all of this costs.
+        """
+        if not self.headers_sent:
+            self.send_headers()
+        if self.chunked:
+            util.write_chunk(self.sock, b"")
+        self.is_complete = True
 
 
 def wrap_application(app: Application, worker: RequestWorker) -> Application:
@@ -163,11 +176,19 @@ def leave_probes_out(worker: RequestWorker, judges: dict[str, Judge]) -> None:
         log.access = access
 
 
-def is_answered(response: seam.Response | None) -> bool:
-    """Whether a response with a length has been sent to its end; of others nobody can tell."""
-    if response is None or not response.headers_sent or response.response_length is None:
+#: In these a response sends what it has counted as sent already, or does not count (`sendfile`).
+WRITING = (Response.write.__code__, Response.sendfile.__code__)
+
+
+def is_answered(response: seam.Response) -> bool:
+    """Whether the client has, or is being sent, the whole response."""
+    if response.is_complete:
+        return True
+    if not response.headers_sent:
         return False
-    return response.sent >= response.response_length
+    if response.req.method == "HEAD" or response.status_code in (204, 304):
+        return True  # there is no body (RFC 9112 section 6.3)
+    return response.response_length is not None and response.sent >= response.response_length
 
 
 def is_websocket(request: seam.Request) -> bool:

@@ -62,6 +62,20 @@ class SyncConnection(LingeringSocket, socket.socket):
         return True
 
 
+class SyncProxiedConnection(SyncConnection):
+    """The same, where a PROXY header comes first: it is not yet a request."""
+
+    _header = b""  #: it was read, and is still to be given out
+
+    def speaks(self) -> bool:
+        self._header = self._header or accepting.take_proxy_header(self)
+        return not self._header or bool(sockets.readable([self.fileno()]))
+
+    def recv(self, *args: Any) -> bytes:
+        header, self._header = self._header, b""
+        return header or super().recv(*args)
+
+
 class SyncTLSConnection(LingeringSocket, ssl.SSLSocket):
     """The same behind TLS, which takes the turn when a byte has been deciphered."""
 
@@ -123,6 +137,8 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         if self.supervisor is not None:
             self.lingerer = LingeringSocket.lingerer = lingering.Lingerer()
             self.plain = not self.cfg.is_ssl
+            proxied = self.plain and accepting.expects_proxy_header(self.cfg)
+            self.connection_class = SyncProxiedConnection if proxied else SyncConnection
             if not self.plain:
                 self.make_context = self.cfg.ssl_context
                 self.cfg.set("ssl_context", self.context_for_turn)
@@ -156,7 +172,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             return
         fd, address = self.accept_from(listener) if stopping else listener._accept()
         accepted_at = self.count_accepted()
-        accepted = SyncConnection(*self.kinds[listener], fd)
+        accepted = self.connection_class(*self.kinds[listener], fd)
         accepted.setblocking(self.plain)
         connection = accepted if self.plain else self.secure(accepted)
         if not self.plain and connection.fileno() < 0:
@@ -242,16 +258,18 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
     def serve_one_of_the_silent(self) -> bool:
         """Serve one that has spoken meanwhile, and close those whose time is over."""
         fds = sockets.readable([connection.fileno() for connection in self.silent])
-        for connection, (listener, address, _) in self.silent.items():
+        for connection, (listener, address, _) in list(self.silent.items()):
             if connection.fileno() in fds and connection.speaks():
-                del self.silent[connection]
+                if self.silent.pop(connection, None) is None:
+                    continue  # the deadline has come, and speaks to it
                 self.serve(listener, connection, address)
                 return True
         if self.phase >= Phase.DRAINING:
             now = time.monotonic_ns()
             for connection, (_, _, accepted_at) in list(self.silent.items()):
                 if now >= self.first_byte_expiry(accepted_at):
-                    del self.silent[connection]
+                    if self.silent.pop(connection, None) is None:
+                        continue
                     connection.close()
                     self.count_idle()
         return False
@@ -269,7 +287,9 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
 
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
         """Those in the accept queue and the silent that have spoken; the main thread is busy."""
-        return self.turn_away_queue(speak, list(self.silent))
+        silent = list(self.silent)
+        # Should it be free just now, it serves those that it takes out first.
+        return self.turn_away_queue(speak, [c for c in silent if self.silent.pop(c, None)])
 
     # The wait
 

@@ -43,6 +43,27 @@ def test_a_request_in_flight_at_sigterm_says_close_on_stock(serve, stock, route)
     assert (end.status, end.closes) == (200, False)
 
 
+def test_the_application_has_no_other_word_on_its_connection(serve, worker):
+    server = serve(worker, delay=0.3)
+    client, held = server.hold("it", "/upgrades/{}")
+    server.terminate()
+    held.release()
+    end = client.ending()
+    assert (end.body, end.closes) == (b"said", True)
+    assert_clean(server)
+
+
+@pytest.mark.control(2)
+def test_the_application_has_no_other_word_on_its_connection_on_stock(serve):
+    server = serve("gthread")
+    client, held = server.hold("it", "/upgrades/{}")
+    server.signal(signal.SIGTERM)
+    server.wait_log("^Handling signal: term")
+    held.release()
+    end = client.ending()
+    assert (end.body, end.header("connection")) == (b"said", "upgrade")
+
+
 def test_headers_that_went_out_before_sigterm_bind_us(serve, keeper):
     """That response promised keep-alive; the next one on its connection says close."""
     server = serve(keeper, delay=0.6)

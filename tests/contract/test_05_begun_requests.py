@@ -10,7 +10,7 @@ import socket
 import time
 
 import pytest
-from harness import FULL, assert_clean, ends, fill, now, request
+from harness import FULL, assert_clean, ends, fill, now, request, summary
 
 pytestmark = pytest.mark.contract(5)
 
@@ -216,3 +216,19 @@ def test_half_closed_clients_in_the_queue(serve, worker):
     for client in queued:
         assert_last(client, b"fast")
     assert_clean(server)
+
+
+def test_a_process_that_the_application_has_forked_leaves_our_connections_alone(serve):
+    """gevent forks with all of its greenlets, those that end connections among them."""
+    server = serve("gracefulworker.gevent", delay=0.3, options=("--keep-alive", "75"))
+    idle, active = server.keep_alive(), server.keep_alive()
+    assert server.fetch("/leaves-child").body == b"left"
+    active.send(request("/gated/it"))
+    held = server.gate.entered("it")
+    server.terminate()
+    assert idle.end().kind == "eof"
+    held.release()
+    end = active.ending()
+    assert (end.status, end.closes) == (200, True)
+    assert_clean(server)
+    assert summary(server)["idle"] == 1

@@ -211,3 +211,38 @@ def test_first_byte_counts_from_the_accept_when_that_is_later(serve):
     assert [end.kind for end in ends([client], 0.3)] == ["timeout"], "closed before its time"
     assert client.ask().kind == "response"
     assert_clean(server)
+
+
+V1 = b"PROXY TCP4 192.0.2.1 192.0.2.2 40000 80\r\n"
+V2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\2\1\xc0\0\2\2\x9c\x40\0\x50"
+PROXIED = {"config": "proxy_protocol = True\n", "env": {"GRACEFUL_FIRST_BYTE": "0.4"}}
+
+
+@pytest.mark.parametrize("header", (V1, V2), ids=("v1", "v2"))
+def test_a_proxy_header_alone_is_no_request(serve, worker, header):
+    """Balancers send it when their own client connects, who may say nothing for long."""
+    if header == V2 and gunicorn.version_info < (25,):
+        pytest.skip("gunicorn knows it since 25")
+    server = serve(worker, workers=workers_for(worker, 2), delay=0.2, **PROXIED)
+    silent, late = (server.connect() for _ in range(2))
+    silent.send(header)
+    late.send(header)
+    at = server.terminate()
+    server.wait_draining()
+    late.send(request())
+    assert late.ending().body == b"fast"
+    assert silent.end().kind == "eof"
+    assert_within(0.2 + 0.4 + 0.3, server.wait_gone(), at, "the exit")
+    assert_clean(server)
+
+
+@pytest.mark.control(5)
+@pytest.mark.parametrize("stock", ("sync", "gevent"))
+def test_a_proxy_header_alone_is_no_request_on_stock(serve, stock):
+    options = ("--graceful-timeout", "2", "--keep-alive", "75")
+    server = serve(stock, config=PROXIED["config"], options=options)
+    silent = server.connect()
+    silent.send(V1)
+    assert server.fetch("/fast", timeout=1.0).kind == ("timeout" if stock == "sync" else "response")
+    at = server.signal(signal.SIGTERM)
+    assert server.wait_gone() - at > 1.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import selectors
 import socket
 import time
@@ -125,7 +126,7 @@ class Client:
             self.socket.settimeout(timeout)
         try:
             while status < 200:  # an interim response (100 Continue) is not the answer
-                head = self._until(b"\r\n\r\n")
+                head = self._head()
                 first, *rest = head.decode("latin-1").split("\r\n")
                 status = int(first.split()[1])
                 pairs = (line.split(":", 1) for line in rest if line)
@@ -179,6 +180,17 @@ class Client:
             raise _Stop("eof")
         self.buffer += data
         self.raw += data
+
+    def _head(self) -> bytes:
+        """A response's head, to its empty line.
+
+        That is a bare LF in gunicorn's own error pages on Python 3.14, whose textwrap.dedent takes
+        the CR for blank; RFC 9112 section 2.2 lets a client accept it.
+        """
+        while not (end := re.search(rb"\r\n\r?\n", self.buffer)):
+            self._more()
+        head, self.buffer = self.buffer[: end.start()], self.buffer[end.end() :]
+        return head
 
     def _until(self, mark: bytes) -> bytes:
         while mark not in self.buffer:

@@ -15,8 +15,11 @@ import signal
 import socket
 import threading
 import time
+from typing import Any
 
 import gracefulworker
+
+worker: Any = None  #: gunicorn's, if a config file has given it
 
 
 def say(text):
@@ -82,6 +85,42 @@ def until_draining(environ, start_response, name):
 def sleep(environ, start_response, seconds):
     time.sleep(float(seconds))
     return whole(start_response, b"slept")
+
+
+def big(environ, start_response, *args):
+    """In one piece, and more than any buffer between here and a client that does not read."""
+    return whole(start_response, bytes(50_000_000))
+
+
+def upgrades(environ, start_response, name):
+    """An ordinary answer, whose application has a word to say on its connection."""
+    gate(name)
+    start_response("200 OK", [("Connection", "upgrade"), ("Content-Length", "4")])
+    return [b"said"]
+
+
+def fails_at_the_deadline(environ, start_response, milliseconds):
+    """Raises so long after its worker's deadline; `worker` is set by the config file."""
+    while not worker.is_draining():
+        time.sleep(0.01)
+    at = worker.deadline() / 1e9 + float(milliseconds) / 1e3
+    time.sleep(max(at - time.monotonic(), 0))
+    raise RuntimeError("the application failed")
+
+
+def leaves_child(environ, start_response, *args):
+    """A process of the application's own that lives as long as the worker.
+
+    From SIGTERM on it lets gevent run; before, its greenlets would take the worker's requests.
+    """
+    parent = os.getpid()
+    if not os.fork():
+        while not gracefulworker.draining():
+            signal.sigtimedwait((), 0.01)  # which gevent does not patch
+        while os.getppid() == parent:
+            time.sleep(0.01)
+        os._exit(0)
+    return whole(start_response, b"left")
 
 
 def gated(environ, start_response, name):
@@ -205,7 +244,8 @@ ROUTES = {
     route.__name__.replace("_", "-"): route
     for route in (
         fast, pid, phase, until_draining, sleep, gated, late_chunk, stream, upload, unread, status,
-        no_length, broken, child, hog, early, websocket, websocket_thread
+        no_length, broken, child, hog, early, websocket, websocket_thread, big, upgrades,
+        fails_at_the_deadline, leaves_child
     )
 }  # fmt: skip
 
@@ -216,8 +256,11 @@ class after:
     """An application whose code runs on after the response: PEP 3333's close()."""
 
     def __init__(self, environ, start_response):
-        self.name = environ["PATH_INFO"].rpartition("/")[2]
-        whole(start_response, b"sent")
+        route, _, self.name = environ["PATH_INFO"].rpartition("/")
+        if route == "/no-length":
+            start_response("200 OK", [("Content-Type", "text/plain")])
+        else:
+            whole(start_response, b"sent")
 
     def __iter__(self):
         yield b"sent"

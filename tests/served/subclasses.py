@@ -2,6 +2,9 @@
 
 import os
 
+import gevent.monkey
+from gevent import pywsgi
+
 import gracefulworker
 
 
@@ -21,3 +24,23 @@ class Gevent(gracefulworker.gevent):
     def patch(self):
         super().patch()
         os.write(2, b"subclass patches\n")
+
+
+class GeventPatched(gracefulworker.gevent):
+    """Leaves out what GeventWorker.patch does to the listeners."""
+
+    def patch(self):
+        gevent.monkey.patch_all()
+
+
+class GeventPyWSGI(gracefulworker.gevent):
+    """As gunicorn's own GeventPyWSGIWorker is made."""
+
+    server_class = pywsgi.WSGIServer
+    wsgi_handler = pywsgi.WSGIHandler
+
+
+class GeventHandler(gracefulworker.gevent):
+    """With the handler alone, which a server of ours would not ask."""
+
+    wsgi_handler = pywsgi.WSGIHandler

@@ -83,3 +83,34 @@ def test_gthread_is_refused_on_a_gunicorn_from_before_its_loop_was_rewritten(ser
     server = serve("gracefulworker.workers.gthread.ThreadWorker", config=old, ready=False)
     sentence = "gracefulworker.gthread needs gunicorn 24.1 or newer, and this is 23.0.0: "
     assert sentence in refused(server)
+
+
+@pytest.mark.parametrize("name", ("GeventPyWSGI", "GeventHandler"))
+def test_a_server_of_another_kind_is_refused(serve, name):
+    """What it has in flight is not seen, and would be cut without a word."""
+    server = serve(f"subclasses.{name}", ready=False)
+    assert refused(server).startswith(f"Error: {name} has a server_class or a wsgi_handler, whose")
+
+
+def test_a_server_of_another_kind_can_have_the_hook(serve):
+    """As the refusal says."""
+    server = serve("gevent_pywsgi", delay=0.3, options=("-c", "python:gracefulworker.hooks"))
+    client, held = server.hold("it")
+    server.terminate()
+    server.wait_draining()
+    held.release()
+    assert client.ending().status == 200
+    client.close()  # or gunicorn's own stop waits for it
+    assert_clean(server)
+
+
+def test_a_subclass_may_leave_the_listeners_as_they_are(serve):
+    """Accepting until nobody waits must not block the hub."""
+    server = serve("subclasses.GeventPatched", delay=0.3)
+    client, held = server.hold("it")
+    assert server.fetch().body == b"fast"
+    server.terminate()
+    server.wait_draining()
+    held.release()
+    assert client.ending().closes
+    assert_clean(server)

@@ -83,3 +83,15 @@ def test_more_workers_than_slots_is_an_error_that_says_so():
         page.take_slot()
     with pytest.raises(RuntimeError, match="lower `workers`"):
         page.take_slot()
+
+
+def test_a_copy_of_a_slot_is_nobody_else_s():
+    """For a process that the application forks, maybe while another thread counts."""
+    slot = Page().take_slot()
+    slot.booted = 1
+    with slot._lock:
+        copy = slot.copy()
+        copy.count("served", 2)
+    copy.gauge()(3)
+    assert (copy.booted, copy.served, copy.in_flight) == (1, 2, 3)
+    assert (slot.booted, slot.served, slot.in_flight) == (1, 0, 0)
