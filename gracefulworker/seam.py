@@ -87,12 +87,16 @@ class Log(Protocol):
 class Config(Protocol):
     """gunicorn.config.Config: each setting is an attribute (by `__getattr__`)."""
 
+    settings: dict[str, Any]  #: each one's `default` and `get()`
     address: list[Address]  #: an int for `fd://`
     do_handshake_on_connect: bool
     graceful_timeout: int
     is_ssl: bool
     keepalive: int
     max_requests: int
+    pre_fork: Callable[[Any, Any], object]
+    child_exit: Callable[[Any, Any], object]
+    on_exit: Callable[[Any], object]
     pre_request: Callable[[Any, Any], None]
     proxy_protocol: str | bool  #: a string since 24
     reload: bool
@@ -118,6 +122,7 @@ class Listener(Protocol):
     log: Log  #: not under gevent
 
     def __init__(self, address: Address, conf: Config, log: Log) -> None: ...
+    def __hash__(self) -> int: ...
     def fileno(self) -> int: ...
     def getsockname(self) -> Address: ...
     def accept(self) -> tuple[Any, Address]: ...

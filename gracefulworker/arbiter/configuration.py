@@ -7,7 +7,7 @@ import errno
 import os
 from typing import Any
 
-from gracefulworker import settings
+from gracefulworker import seam, settings
 from gracefulworker.arbiter.crew import Crew
 from gracefulworker.arbiter.kinds import OTHERS, OURS, Kind
 from gracefulworker.arbiter.probe_listener import ProbeListener
@@ -20,7 +20,7 @@ class Configuration:
     :raises SettingsError: while no worker serves; later a slip is a log line.
     """
 
-    def __init__(self, arbiter: Any, crew: Crew) -> None:
+    def __init__(self, arbiter: seam.Arbiter, crew: Crew) -> None:
         self.arbiter = arbiter
         self.crew = crew
         self.log = arbiter.log

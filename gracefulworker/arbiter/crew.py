@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from gracefulworker import seam
 from gracefulworker.arbiter import crew_plan
 from gracefulworker.arbiter.crew_plan import Handover, Member, Roster
 from gracefulworker.arbiter.report import Totals
@@ -46,7 +47,7 @@ class OurWorker:
 
     # gunicorn's Worker has these.
     age: int
-    cfg: Any  #: the configuration that it was built with
+    cfg: seam.Config  #: the configuration that it was built with
 
 
 class BackOff:
@@ -90,7 +91,7 @@ class Crew:
     :param stock: the arbiter's own methods that are replaced on it.
     """
 
-    def __init__(self, arbiter: Any, stock: SimpleNamespace, page: Page) -> None:
+    def __init__(self, arbiter: seam.Arbiter, stock: SimpleNamespace, page: Page) -> None:
         self.arbiter = arbiter
         self.stock = stock
         self.page = page

@@ -22,7 +22,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from typing import Any
+
+from gracefulworker import seam
 
 #: Linux's socket option (include/uapi/asm-generic/socket.h, since 5.1), not in Python's socket.
 SO_BINDTOIFINDEX = 62
@@ -41,7 +42,7 @@ _NLMSG_DONE = 3
 _SYN_RECV = 1 << 3 | 1 << 12
 
 
-def shut(listener: Any) -> bool:
+def shut(listener: seam.Listener) -> bool:
     """Refuse newcomers and keep the queue; False where the kernel does not know how."""
     try:
         if listener.family == socket.AF_UNIX:
@@ -53,7 +54,7 @@ def shut(listener: Any) -> bool:
     return True
 
 
-def ports(listeners: list[Any]) -> frozenset[int]:
+def ports(listeners: list[seam.Listener]) -> frozenset[int]:
     """The TCP ports among `listeners`."""
     return frozenset(
         listener.getsockname()[1] for listener in listeners if listener.family != socket.AF_UNIX
@@ -95,7 +96,7 @@ class UnixPaths:
     def __init__(self) -> None:
         self._identity: dict[str, tuple[int, int]] = {}
 
-    def remember(self, listeners: list[Any]) -> None:
+    def remember(self, listeners: list[seam.Listener]) -> None:
         """Note which files are these listeners', while nobody can have replaced them yet."""
         for listener in listeners:
             name = listener.getsockname()

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from typing import Any
+
+from gracefulworker import seam
 
 
-def adapt(arbiter: Any, wait: Callable[[float], None]) -> None:
+def adapt(arbiter: seam.Arbiter, wait: Callable[[float], None]) -> None:
     """Let the main loop reap.
 
     :param wait: waits for a signal, so many seconds at the most.

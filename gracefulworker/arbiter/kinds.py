@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
-from typing import Any, Protocol
+from typing import Protocol
 
+from gracefulworker import seam
 from gracefulworker.phases import Plan
 from gracefulworker.settings import PREFIX, Settings
 
@@ -24,7 +25,7 @@ class Kind(Protocol):
     def plan(self, settings: Settings) -> Plan:
         """What these settings promise."""
 
-    def before_spawn(self, cfg: Any, settings: Settings) -> None:
+    def before_spawn(self, cfg: seam.Config, settings: Settings) -> None:
         """A worker is about to be forked."""
 
     def objection(self, settings: Settings) -> str | None:
@@ -39,7 +40,7 @@ class Ours:
     def plan(self, settings: Settings) -> Plan:
         return Plan(settings.delay, settings.finish, settings.quiet, settings.sigint)
 
-    def before_spawn(self, cfg: Any, settings: Settings) -> None:
+    def before_spawn(self, cfg: seam.Config, settings: Settings) -> None:
         """They read the phase and the deadline from the page."""
 
     def objection(self, settings: Settings) -> str | None:
@@ -54,7 +55,7 @@ class Others:
     def plan(self, settings: Settings) -> Plan:
         return Plan(settings.delay, settings.finish, sigint=settings.sigint, drains=False)
 
-    def before_spawn(self, cfg: Any, settings: Settings) -> None:
+    def before_spawn(self, cfg: seam.Config, settings: Settings) -> None:
         """Arbiter.stop and the stock workers look at no other figure than graceful_timeout."""
         cfg.set("graceful_timeout", max(1, math.floor(settings.finish)))
 

@@ -24,13 +24,14 @@ from typing import Any
 
 from gunicorn import sock
 
+from gracefulworker import seam
 from gracefulworker.shared.forks import at_fork
 
 
 class ListenerSets:
     """The sets of one arbiter, which are all in its `LISTENERS`."""
 
-    def __init__(self, arbiter: Any) -> None:
+    def __init__(self, arbiter: seam.Arbiter) -> None:
         self.arbiter = arbiter
         self._sets: list[list[Any]] = []
         self._grow = False  # whether more workers get more sets

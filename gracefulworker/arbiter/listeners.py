@@ -7,8 +7,7 @@ outlives us (USR2 upgrade, systemd's) is left alone. What workers do with their 
 
 from __future__ import annotations
 
-from typing import Any
-
+from gracefulworker import seam
 from gracefulworker.arbiter import gate
 from gracefulworker.phases import ListenerState
 
@@ -16,10 +15,10 @@ from gracefulworker.phases import ListenerState
 class ArbiterListeners:
     """Gates and closes them."""
 
-    def __init__(self, arbiter: Any) -> None:
+    def __init__(self, arbiter: seam.Arbiter) -> None:
         self.arbiter = arbiter
         self.unix_paths = gate.UnixPaths()
-        self._ungated: list[Any] = []
+        self._ungated: list[seam.Listener] = []
         self.names_of_ungated = ""
         self._tcp_ports: frozenset[int] = frozenset()
 
@@ -65,7 +64,7 @@ class ArbiterListeners:
             self.unlink()
             self.close_all()
 
-    def _close(self, listeners: list[Any]) -> None:
+    def _close(self, listeners: list[seam.Listener]) -> None:
         self.arbiter.LISTENERS = [one for one in self.arbiter.LISTENERS if one not in listeners]
         for listener in listeners:
             listener.close()

@@ -25,6 +25,7 @@ import signal
 import time
 from typing import Any
 
+from gracefulworker import seam
 from gracefulworker.arbiter.crew import Crew
 from gracefulworker.phases import Phase
 from gracefulworker.settings import HostPort, Settings
@@ -49,7 +50,7 @@ FULL_PAUSE = 0.05
 class ProbeListener:
     """Answers probes about one arbiter."""
 
-    def __init__(self, crew: Crew, log: Any) -> None:
+    def __init__(self, crew: Crew, log: seam.Log) -> None:
         self.crew = crew
         self.log = log
         self.pid = os.getpid()

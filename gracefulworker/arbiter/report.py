@@ -19,6 +19,7 @@ from typing import Any
 
 from gunicorn.instrument.statsd import Statsd
 
+from gracefulworker import seam
 from gracefulworker.phases import SECOND
 from gracefulworker.shared.page import Slot
 
@@ -86,7 +87,7 @@ def _seconds(began: int, at: int) -> float:
     return round((at - began) / SECOND, 3)
 
 
-def write(log: Any, report: Report, path: str) -> None:
+def write(log: seam.Log, report: Report, path: str) -> None:
     """Write the report to a file, whole or not at all; a file that cannot be is a log line."""
     unfinished = f"{path}.{os.getpid()}"
     try:
@@ -99,7 +100,7 @@ def write(log: Any, report: Report, path: str) -> None:
             os.unlink(unfinished)
 
 
-def measure(log: Any, report: Report) -> None:
+def measure(log: seam.Log, report: Report) -> None:
     """Send the figures to statsd, if that is the logger (gunicorn's --statsd-host)."""
     if not isinstance(log, Statsd):
         return
@@ -113,7 +114,7 @@ def measure(log: Any, report: Report) -> None:
         log.increment(f"{METRIC}outcome.{report['outcome']}", 1)
 
 
-def warn_of_late_newcomers(log: Any, report: Report, delay: float) -> None:
+def warn_of_late_newcomers(log: seam.Log, report: Report, delay: float) -> None:
     """Say so when the delay was hardly long enough.
 
     :param delay: in seconds; it must not have been cut short.
@@ -131,7 +132,7 @@ def warn_of_late_newcomers(log: Any, report: Report, delay: float) -> None:
     )
 
 
-def say(log: Any, report: Report) -> None:
+def say(log: seam.Log, report: Report) -> None:
     """Log the last line."""
     how, last, seconds = report["outcome"], report["last_connection"], report["seconds"]
     if how == "quick":

@@ -17,7 +17,7 @@ from typing import Any
 from gunicorn import systemd
 from gunicorn.errors import HaltServer
 
-from gracefulworker import phases
+from gracefulworker import phases, seam
 from gracefulworker.arbiter import report
 from gracefulworker.arbiter.configuration import Configuration
 from gracefulworker.arbiter.crew import Crew
@@ -36,7 +36,7 @@ class Shutdown:
 
     def __init__(
         self,
-        arbiter: Any,
+        arbiter: seam.Arbiter,
         broadcast: Broadcast,
         crew: Crew,
         listeners: ArbiterListeners,

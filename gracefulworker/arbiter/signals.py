@@ -13,6 +13,7 @@ import time
 from types import FrameType
 from typing import Any
 
+from gracefulworker import seam
 from gracefulworker.arbiter.shutdown import Shutdown
 from gracefulworker.phases import SECOND, DrainRequest, Signal
 from gracefulworker.shared.forks import at_fork
@@ -25,7 +26,7 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 class Signals:
     """The handlers of one arbiter, and its wait for signals."""
 
-    def __init__(self, arbiter: Any, shutdown: Shutdown, nudge: Nudge) -> None:
+    def __init__(self, arbiter: seam.Arbiter, shutdown: Shutdown, nudge: Nudge) -> None:
         self.arbiter = arbiter
         self.shutdown = shutdown
         self.pid = os.getpid()

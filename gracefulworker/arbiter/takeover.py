@@ -37,6 +37,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
+from gracefulworker import seam
 from gracefulworker.arbiter import gunicorn23
 from gracefulworker.arbiter.configuration import Configuration
 from gracefulworker.arbiter.crew import Crew
@@ -101,17 +102,17 @@ class Supervisor:
     """What stands beside one arbiter, and the methods that are replaced on it."""
 
     @classmethod
-    def of(cls, arbiter: Any) -> Supervisor:
+    def of(cls, arbiter: seam.Arbiter) -> Supervisor:
         """The supervisor of `arbiter`, made at the first call.
 
         :raises SettingsError: which gunicorn prints as one line, with exit status 1.
         """
-        supervisor = vars(arbiter).get("_gracefulworker")
+        supervisor: Supervisor | None = vars(arbiter).get("_gracefulworker")
         if supervisor is None:
-            supervisor = arbiter._gracefulworker = cls(arbiter)
-        return supervisor  # type: ignore[no-any-return]
+            supervisor = vars(arbiter)["_gracefulworker"] = cls(arbiter)
+        return supervisor
 
-    def __init__(self, arbiter: Any) -> None:
+    def __init__(self, arbiter: seam.Arbiter) -> None:
         self.arbiter = arbiter
         self.pid = os.getpid()
         self.log = arbiter.log

@@ -13,8 +13,8 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
+from gracefulworker import seam
 from gracefulworker.arbiter.watch import Watch
 from gracefulworker.shared.page import ASK
 
@@ -26,7 +26,7 @@ class Overtime(BaseException):
 class UserCode:
     """Calls them, one at a time."""
 
-    def __init__(self, log: Any) -> None:
+    def __init__(self, log: seam.Log) -> None:
         self.log = log
         self._running = False
         self._over = False
