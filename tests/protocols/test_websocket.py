@@ -32,13 +32,10 @@ def echoes(client: Client, data: bytes) -> bool:
 
 
 def is_told(client: Client) -> bool:
-    told = client._take(len(GOING_AWAY)) == GOING_AWAY
-    client.send(b"crossing")
-    return told
+    return client._take(len(GOING_AWAY)) == GOING_AWAY
 
 
 def ends_well(client: Client) -> bool:
-    """It is told, what it sends then meets no reset, and the server's FIN comes."""
     told, end = is_told(client), client.end()
     return told and (end.kind, end.body) == ("eof", b"")
 
@@ -82,6 +79,24 @@ def test_many_are_told_at_once(serve, keeper, path):
     assert {client.end().kind for client in clients} == {"eof"}
     assert_clean(server)
     assert summary(server)["websockets"] == 20
+
+
+@pytest.mark.contract(5)
+@ROUTES
+def test_what_crosses_its_end_meets_no_reset(serve, keeper, path):
+    """The worker is busy meanwhile: when it is not, it is gone 0.1 s after the close frame."""
+    server = serve(keeper, delay=0.2)
+    other, held = server.hold("other")
+    client = open_websocket(server, path)
+    server.terminate()
+    assert is_told(client)
+    client.send(b"crossing")
+    end = client.end()
+    assert (end.kind, end.body) == ("eof", b"")
+    held.release()
+    assert other.ending().body == b"gated"
+    other.close()
+    assert_clean(server)
 
 
 @pytest.mark.contract(6)
