@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import signal
 
 import pytest
-from harness import assert_clean, assert_within
+from harness import Server, assert_clean, assert_within
 
 pytestmark = pytest.mark.contract(6)
 
@@ -55,7 +56,8 @@ def test_gone_after_the_last_request(serve, worker):
 
 @pytest.mark.tracker(2706, 2716)
 def test_a_background_thread_does_not_hold_the_exit(serve, worker):
-    server = serve(worker, delay=0.3, env={"APP_THREAD": "1"})
+    """One that nobody can change, with graceful_threads = False."""
+    server = serve(worker, delay=0.3, env={"APP_THREAD": "1", "GRACEFUL_THREADS": "no"})
     over = server.terminate() + 0.3
     assert_within(0.3, server.wait_gone(), over, "gone after the delay")
     assert_clean(server)
@@ -99,3 +101,119 @@ def test_the_users_exit_code_may_take_its_time(serve, worker):
     server.signal(signal.SIGTERM)
     server.wait_log("^user flushed")
     assert_clean(server)
+
+
+# What the interpreter owes: tests/served/exits.py
+
+
+@pytest.fixture
+def leave_behind(serve, tmp_path):
+    """Starts a server of an application that has been asked for each of these."""
+
+    def start(worker, *routes, **options):
+        server = serve(worker, app="exits:app", env={"EXITS": str(tmp_path)}, **options)
+        for route in routes:
+            server.fetch(route)
+        return server
+
+    return start
+
+
+def test_files_are_flushed_and_temporary_ones_gone(leave_behind, worker, tmp_path):
+    for name in (worker.split(".")[1], worker):
+        server = leave_behind(name, "/files", delay=0)
+        server.signal(signal.SIGTERM)
+        server.wait_gone()
+        assert (tmp_path / "text").read_text() == "buffered"
+        assert gzip.decompress((tmp_path / "packed").read_bytes()) == b"packed"
+        assert {one.name for one in tmp_path.iterdir()} == {"text", "packed"}
+        for one in tmp_path.iterdir():
+            one.unlink()
+
+
+def test_a_pool_of_processes_is_told(leave_behind, worker):
+    """Its processes hold the log, too: `wait_gone` waits for them."""
+    server = leave_behind(worker, "/pool", delay=0)
+    server.signal(signal.SIGTERM)
+    assert server.wait_gone() - server.lines[-1].at < 1
+    assert_clean(server)
+
+
+@pytest.mark.parametrize("how", ("SIGTERM", "SIGHUP"))
+def test_an_executor_s_jobs_are_done(leave_behind, worker, how, tmp_path):
+    server = leave_behind(worker, "/jobs", delay=0)
+    server.signal(signal.Signals[how])
+    if how == "SIGHUP":
+        server.wait_log("^Worker exiting")
+        server.wait_log("^app imported", count=2)
+        server.signal(signal.SIGTERM)
+    server.wait_gone()
+    assert (tmp_path / "job").read_text() == "done"
+    assert_clean(server)
+
+
+SHORT = "graceful_timeout = 2\n"
+
+
+@pytest.mark.parametrize("engine", ("sync", "gthread"))  # under gevent threads are daemons
+def test_what_holds_the_exit_is_said_and_named_at_the_deadline(leave_behind, engine):
+    worker = f"gracefulworker.{engine}"
+    server = leave_behind(worker, "/endless", delay=0, config=SHORT)
+    term = server.signal(signal.SIGTERM)
+    said = server.wait_log("^exit: waiting for thread 'endless'")
+    assert "graceful_threads = False" in said.text and said.at - term >= 1
+    server.wait_log("^cut at the deadline: the exit, held by thread 'endless', which is at:")
+    server.wait_gone()
+    assert server.status == 5
+
+
+def test_an_atexit_function_is_named_at_the_deadline(leave_behind, worker):
+    server = leave_behind(worker, "/atexit", delay=0, config=SHORT)
+    server.signal(signal.SIGTERM)
+    server.wait_log("^exit: waiting for atexit function exits.hang at .*exits.py")
+    server.wait_log("^cut at the deadline: the exit, held by atexit function exits.hang")
+    server.wait_gone()
+    assert server.status == 5
+
+
+def test_the_end_of_the_modules_has_a_bound_too(leave_behind, worker):
+    """No thread of Python's runs any more; faulthandler says where it is."""
+    server = leave_behind(worker, "/del", delay=0, config=SHORT)
+    term = server.signal(signal.SIGTERM)
+    server.wait_gone()
+    assert server.gone_at - term < 5
+    assert server.grep("in __del__") and server.status == 5
+
+
+def test_a_request_s_sys_exit_costs_nobody_else_anything(leave_behind, worker):
+    server = leave_behind(worker, delay=0)
+    others = [server.connect() for _ in range(3)]
+    server.fetch("/exit")
+    for other in others:
+        assert other.ask("/fast").body == b"ok"
+    server.signal(signal.SIGTERM)
+    server.wait_gone()
+    assert_clean(server)
+
+
+@pytest.mark.parametrize("worker_class", ("sync", "gracefulworker.sync"))
+def test_sys_exit_at_import_says_its_words(serve, worker_class):
+    config = "def post_fork(server, worker):\n    raise SystemExit('DATABASE_URL is missing')\n"
+    server = serve(worker_class, config=config, ready=False)
+    server.wait_log("^DATABASE_URL is missing")
+
+
+@pytest.mark.parametrize("worker_class", ("sync", "gracefulworker.sync"))
+def test_the_profile_is_written(worker_class, serve, monkeypatch):
+    """What runs gunicorn has a `finally` of its own (coverage run, python -m cProfile)."""
+    command = Server._command
+
+    def profiled(self, words):
+        words, more = command(self, words)
+        return [words[0], "-m", "cProfile", "-o", str(self.dir / "profile"), *words[1:]], more
+
+    monkeypatch.setattr(Server, "_command", profiled)
+    server = serve(worker_class, delay=0)
+    server.signal(signal.SIGTERM)
+    server.wait_gone()
+    assert (server.dir / "profile").stat().st_size > 1000
