@@ -13,6 +13,11 @@ LONG = 60.0  # a delay that only a signal ends
 QUICK = 1.0  # what "quickly" means here; stock takes 0.3 s and more for its own steps
 
 
+def quickly(worker):
+    """gthread answers what its threads have begun, as stock does, and here within 2 s."""
+    return QUICK + 2 * ("gthread" in worker)
+
+
 def test_a_second_sigterm_is_noise_at_first_and_ends_the_delay_later(serve, worker):
     server = serve(worker, delay=LONG)
     term = server.terminate()
@@ -35,7 +40,7 @@ def test_they_stop_quickly_while_a_hup_is_under_way(serve, worker, number):
     server.signal(signal.SIGHUP)
     server.wait_log("^app imported", count=2)
     quick = server.signal(number)
-    assert_within(QUICK, server.wait_gone(), quick, "gone")
+    assert_within(quickly(worker), server.wait_gone(), quick, "gone")
 
 
 @pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGQUIT), ids=("SIGINT", "SIGQUIT"))
@@ -48,7 +53,7 @@ def test_sigint_and_sigquit_stop_quickly(serve, worker, phase, number):
         server.signal(signal.SIGTERM)
         server.wait_log(f"^{phase}:")
     quick = server.signal(number)
-    assert_within(QUICK, server.wait_gone(), quick, "gone")
+    assert_within(quickly(worker), server.wait_gone(), quick, "gone")
     if phase != "serving":
         assert server.grep("^stopped: quick")
 
