@@ -14,7 +14,6 @@ What may be changed here: how long is read on, and how often is looked.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import select
@@ -116,12 +115,6 @@ class Lingerer:
             self._kept.add(fd)
             self.last_fin = now = time.monotonic()
             self._ends[fd] = now + LINGER, now + LINGER_MAX
-
-    def discard(self, fds: list[int]) -> None:
-        """Read once what has come at descriptors of others, which are about to be closed."""
-        for fd in readable(fds):
-            with contextlib.suppress(OSError):  # reset by the client
-                os.readv(fd, self._waste)
 
     def sweep(self) -> None:
         """Read what has come, close what has ended or had its time."""

@@ -55,8 +55,8 @@ def test_gone_after_the_last_request(serve, worker):
 
 @pytest.mark.tracker(2706, 2716)
 def test_a_background_thread_does_not_hold_the_exit(serve, worker):
-    env = {"APP_THREAD": "1", "GRACEFUL_THREADS": "no"}
-    server = serve(worker, delay=0.3, env=env)
+    """One that nobody can change, with graceful_threads = False."""
+    server = serve(worker, delay=0.3, env={"APP_THREAD": "1", "GRACEFUL_THREADS": "no"})
     over = server.terminate() + 0.3
     assert_within(0.3, server.wait_gone(), over, "gone after the delay")
     assert_clean(server)
@@ -100,3 +100,6 @@ def test_the_users_exit_code_may_take_its_time(serve, worker):
     server.signal(signal.SIGTERM)
     server.wait_log("^user flushed")
     assert_clean(server)
+
+
+# What the interpreter owes: tests/served/exits.py

@@ -98,7 +98,7 @@ def test_threads_are_not_waited_for_when_that_is_asked(owing, worker):
 
 
 def test_at_the_deadline_what_holds_the_exit_is_named(owing, worker):
-    server = owing(worker, config="graceful_timeout = 2\n")
+    server = owing(worker, config=SHORT)
     where, name = "/in_thread", "'the job'"
     if "gevent" in worker:
         where, name = "/in_executor", "'ThreadPoolExecutor"
@@ -109,6 +109,29 @@ def test_at_the_deadline_what_holds_the_exit_is_named(owing, worker):
     assert server.status == 5
     assert server.grep(f"^cut at the deadline: the exit, held by thread {name}")
     assert [line for line in server.lines if "in job" in line.text], "where its code stands"
+
+
+SHORT = "graceful_timeout = 2\n"
+
+
+def test_an_atexit_function_is_named_at_the_deadline(owing, worker):
+    server = owing(worker, config=SHORT)
+    server.fetch("/hanging_atexit")
+    server.signal(signal.SIGTERM)
+    server.wait_log("^exit: waiting for atexit function owed.hang at ")
+    server.wait_log("^cut at the deadline: the exit, held by atexit function owed.hang")
+    server.wait_gone()
+    assert server.status == 5
+
+
+@pytest.mark.parametrize("engine", ("sync", "gthread"))  # gevent cannot sleep then
+def test_the_end_of_the_modules_has_a_bound_too(owing, engine):
+    """No thread of Python's runs any more; faulthandler says where it is."""
+    server = owing(f"gracefulworker.{engine}", config=SHORT)
+    server.fetch("/hanging_del")
+    term = server.signal(signal.SIGTERM)
+    assert server.wait_gone() - term < 5
+    assert server.grep("in __del__") and server.status == 5
 
 
 @pytest.mark.parametrize("preload", (False, True), ids=("used", "preloaded"))

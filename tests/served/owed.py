@@ -3,12 +3,14 @@
 ``OWED`` is a directory for what is written. Each route leaves something behind.
 """
 
+import atexit
 import csv
 import gzip
 import os
 import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 from apps import gate, say, whole
@@ -82,6 +84,25 @@ def in_processes():
     return str(list(Pools.processes.map(square, range(4)))).encode()
 
 
+def hang():
+    time.sleep(60)
+
+
+def hanging_atexit():
+    atexit.register(hang)
+    return b"hanging_atexit"
+
+
+class Hanging:
+    def __del__(self, sleep=time.sleep):
+        sleep(60)
+
+
+def hanging_del():
+    kept.append(Hanging())
+    return b"hanging_del"
+
+
 def leave():
     sys.exit("this request's own")
 
@@ -91,6 +112,8 @@ ROUTES = {
     "/in_executor": in_executor,
     "/in_thread": in_thread,
     "/in_processes": in_processes,
+    "/hanging_atexit": hanging_atexit,
+    "/hanging_del": hanging_del,
     "/leave": leave,
 }
 
