@@ -147,7 +147,9 @@ class Lingerer:
         del self._ends[fd]
         if fd in self._kept:
             self._kept.remove(fd)
-            self.discard([fd])
+            if readable([fd]):  # what is left unread would make its end a reset
+                with contextlib.suppress(OSError):  # reset by the client
+                    os.readv(fd, self._waste)
         os.close(fd)
         if not self._ends:
             self.receiving = 0.0

@@ -11,11 +11,6 @@ pytestmark = pytest.mark.contract(10)
 
 LONG = 60.0  # a delay that only a signal ends
 QUICK = 1.0  # what "quickly" means here; stock takes 0.3 s and more for its own steps
-LAST_ANSWER = 2.5  # the same where a thread of gthread may still answer its request
-
-
-def quickly(worker):
-    return LAST_ANSWER if "gthread" in worker else QUICK
 
 
 def quickly(worker):
