@@ -14,6 +14,7 @@ What may be changed here: how long is read on, and how often is looked.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import select
