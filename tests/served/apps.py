@@ -10,6 +10,7 @@ still until the test lets it go. Environment variables change what happens at im
 import atexit
 import json
 import os
+import resource
 import signal
 import socket
 import threading
@@ -165,6 +166,30 @@ def websocket(environ, start_response, *args):
     raise StopIteration  # gunicorn's way out, without a response
 
 
+def file(environ, start_response, *args):
+    """Needs a descriptor."""
+    with open(__file__) as opened:
+        return whole(start_response, opened.readline().encode())
+
+
+def starve(environ, start_response, name):
+    """No descriptor is free from its end on, until the test lets go."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def hold(link):
+        link.recv(1)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        link.close()
+
+    link = socket.socket(socket.AF_UNIX)
+    link.connect(os.environ["GATE"])
+    link.sendall(f"{name} {os.getpid()}\n".encode())
+    threading.Thread(target=hold, args=(link,), daemon=True).start()
+    # All below are taken for good; poll() refuses to look at more than so many at once.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (6, before[1]))
+    return whole(start_response, b"taken")
+
+
 def broken(environ, start_response, *args):
     raise RuntimeError("the application failed")
 
@@ -178,7 +203,7 @@ ROUTES = {
     route.__name__.replace("_", "-"): route
     for route in (
         fast, pid, phase, until_draining, sleep, gated, late_chunk, stream, upload, unread, status,
-        no_length, broken, child, hog, early, websocket
+        no_length, broken, child, hog, early, websocket, file, starve
     )
 }  # fmt: skip
 
