@@ -252,6 +252,19 @@ def test_control_half_a_handshake_holds_a_thread_of_stock(secure):
         one.close()
 
 
+@pytest.mark.contract(12)
+def test_the_silent_are_kept_as_long_as_on_stock(secure):
+    """gunicorn 25.3 on closes who has not sent a byte for 5 s and keep-alive; else nobody."""
+    options = ("--keep-alive", "1")
+    clients = []
+    for name in ("gthread", "gracefulworker.gthread"):
+        server = secure(name, options=options)
+        clients += [server.connect(), secure.connect(server)]
+    bare, shaken, our_bare, our_shaken = (end.kind for end in ends(clients, 8.0))
+    assert (our_bare, our_shaken) == (bare, shaken)
+    assert shaken == "timeout"
+
+
 @pytest.mark.contract(5, 12)
 def test_a_pipelined_request_in_the_same_record_is_answered_from_sigterm_on(secure, keeper):
     """All the TLS layer has deciphered of it is nothing that the socket would tell."""
