@@ -82,6 +82,7 @@ MORE = {
         "test_08_recycling",
         "test_08_successors",
         "test_08_reuse_port",
+        "test_11_crowds",
         "test_11_lingering",
         "test_12_unchanged",
         "test_13_outlived",

@@ -6,10 +6,12 @@ answers: workers may be busy, and the arbiter's main loop may block (HUP's reloa
 thread and not a process: it sees the workers' heartbeats where the arbiter itself does, it ends
 with the arbiter whatever happens to that, and there is nobody to be watched, reaped or signalled.
 
+Clients that are slow keep nobody out: past `VISITORS` the one that has been here longest goes.
+
 Threads of a process that forks must hold nothing which a child would miss. They take no lock but
-`_checking`, around the user's check, and the arbiter takes it for each fork. (Python 3.12 on warns
-of any thread at a fork, where warnings are shown.) They are native ones on native sockets, for a
-config file can have gevent patch the arbiter.
+each visitor's own, which a child lets be, and `_checking`, around the user's check, which the
+arbiter takes for each fork. (Python 3.12 on warns of any thread at a fork, where warnings are
+shown.) They are native ones on native sockets, for a config file can have gevent patch the arbiter.
 
 What may be changed here: how an HTTP request is read and answered. What probes are told is
 `gracefulworker.shared.probes`' part.
@@ -43,8 +45,30 @@ CHECK_PATIENCE = 1.0
 VISITORS = 64
 HEAD_LIMIT = 8192
 
-#: Seconds before the next accept when there are too many, or no descriptors.
+#: Threads at once, with those of visitors that were sent away a moment ago.
+THREADS = 2 * VISITORS
+
+#: Seconds before the next accept when there are too many threads, or no descriptors.
 FULL_PAUSE = 0.05
+
+
+class Visitor:
+    """A connection: its own thread closes it, and the one that accepts may send it away."""
+
+    def __init__(self, fd: int) -> None:
+        self.socket = _socket.socket(fileno=fd)
+        self.stays = True
+        self._closing = original("_thread", "allocate_lock")()
+
+    def send_away(self) -> None:
+        """End whatever its thread waits for."""
+        self.stays = False
+        with self._closing, contextlib.suppress(OSError):  # it has gone
+            self.socket.shutdown(_socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with self._closing:  # else its descriptor could be another's when it is sent away
+            self.socket.close()
 
 
 class ProbeListener:
@@ -57,7 +81,7 @@ class ProbeListener:
         self.settings: Settings | None = None
         self._address: HostPort | None = None
         self._listener: Any = None
-        self._visitors: set[Any] = set()
+        self._visitors: dict[Visitor, None] = {}  # the oldest first
         self._checking = original("_thread", "allocate_lock")()
         self._fork_holds = False
         at_fork(
@@ -95,36 +119,51 @@ class ProbeListener:
                     fd, _ = listener._accept()
                 except OSError as error:
                     if error.errno in sockets.NO_ROOM:
+                        self._send_one_away()
                         sleep(FULL_PAUSE)
                         continue
                     if error.errno == errno.ECONNABORTED:
                         continue
                     return  # it was shut down
-                self._receive(_socket.socket(fileno=fd))
-                while len(self._visitors) >= VISITORS:
+                self._receive(Visitor(fd))
+                while len(self._visitors) >= THREADS:
                     sleep(FULL_PAUSE)
 
-    def _receive(self, visitor: Any) -> None:
-        self._visitors.add(visitor)
+    def _receive(self, visitor: Visitor) -> None:
+        if self._is_full():
+            self._send_one_away()
+        self._visitors[visitor] = None
         try:
             original("_thread", "start_new_thread")(self._attend, (visitor,))
         except RuntimeError:  # no more threads: it will ask again
-            self._visitors.discard(visitor)
-            visitor.close()
+            self._leave(visitor)
 
-    def _attend(self, visitor: Any) -> None:
+    def _is_full(self) -> bool:
+        return sum(visitor.stays for visitor in list(self._visitors)) >= VISITORS
+
+    def _send_one_away(self) -> None:
+        for visitor in list(self._visitors):
+            if visitor.stays:
+                visitor.send_away()
+                return
+
+    def _leave(self, visitor: Visitor) -> None:
+        self._visitors.pop(visitor, None)
+        visitor.close()
+
+    def _attend(self, visitor: Visitor) -> None:
+        client = visitor.socket
         try:
-            words = _read_request(visitor).split()
+            words = _read_request(client).split()
             if len(words) == 3:
-                visitor.sendall(self._respond(*words[:2]))
+                client.sendall(self._respond(*words[:2]))
             # FIN first; unread bytes would make it a reset. See `gate`.
-            visitor.shutdown(_socket.SHUT_WR)
-            _read_to_end(visitor)
+            client.shutdown(_socket.SHUT_WR)
+            _read_to_end(client)
         except OSError:
             pass  # the client has gone, or is too slow: it will ask again
         finally:
-            self._visitors.discard(visitor)
-            visitor.close()
+            self._leave(visitor)
 
     def _respond(self, method: str, target: str) -> bytes:
         answer = self._answer(method, target.partition("?")[0])
@@ -149,7 +188,8 @@ class ProbeListener:
         return probes.NOT_FOUND
 
     def _check(self, settings: Settings) -> str | None:
-        if not self._checking.acquire(timeout=CHECK_PATIENCE):
+        # With a full house nobody waits: it could not be sent away.
+        if not self._checking.acquire(timeout=0 if self._is_full() else CHECK_PATIENCE):
             return "graceful_readiness_check has not come back"
         try:
             assert settings.readiness_check is not None
@@ -170,11 +210,11 @@ class ProbeListener:
 
     def _close_in_child(self) -> None:
         """Else clients would hang at the listener of an arbiter that is gone."""
-        for one in (self._listener, *self._visitors):
+        for one in (self._listener, *(visitor.socket for visitor in self._visitors)):
             if one is not None:
                 one.close()
         self._listener = None
-        self._visitors = set()
+        self._visitors = {}
 
 
 def _listen(address: HostPort) -> Any:

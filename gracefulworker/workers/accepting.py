@@ -11,12 +11,26 @@ from __future__ import annotations
 
 import _socket
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
-from gracefulworker.seam import Address, Config, Listener
+from gracefulworker.seam import Address, Config, Listener, Log
+
+
+class PausingWorker(Protocol):
+    """A worker, as a `Pause` sees it."""
+
+    log: Log
+    pid: int
+
+    def ask_to_retire(self) -> None: ...
+
 
 #: Seconds without accepting after the process ran out of descriptors.
 NO_ROOM_PAUSE = 0.05
+
+#: Seconds after which a worker that has no connection and no descriptor for one gives way to
+#: another: the application has lost track of its files. gunicorn's sync and gthread end at once.
+NO_ROOM_PATIENCE = 5.0
 
 
 class Pause:
@@ -27,9 +41,30 @@ class Pause:
     """
 
     until = 0.0  #: 0.0: there is none
+    since = 0.0  #: of the first one after a connection could be accepted; reset by who accepts
 
-    def begin(self) -> None:
-        self.until = monotonic() + NO_ROOM_PAUSE
+    def __init__(self, worker: PausingWorker) -> None:
+        self._worker = worker
+
+    def begin(self, holds: bool) -> None:
+        """No descriptor is free.
+
+        :param holds: whether the worker has connections, whose descriptors will be.
+        """
+        now = monotonic()
+        if not self.since:
+            self.since = now
+            self._worker.log.warning("no descriptor is free (see ulimit -n): connections wait")
+        elif not holds and now - self.since >= NO_ROOM_PATIENCE:
+            self.since = now
+            self._worker.log.error(
+                "no descriptor is free for %g s, and no connection has one: this worker gives way"
+                " to another (pid: %s)",
+                NO_ROOM_PATIENCE,
+                self._worker.pid,
+            )
+            self._worker.ask_to_retire()
+        self.until = now + NO_ROOM_PAUSE
 
     def lasts(self) -> bool:
         if self.until and monotonic() >= self.until:

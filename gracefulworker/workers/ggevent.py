@@ -117,7 +117,11 @@ class Server(StreamServer):  # type: ignore[misc]
             except OSError as error:
                 if error.errno in sockets.NOBODY_WAITS:
                     return None
+                if error.errno in sockets.NO_ROOM and self.worker.lingerer.thin():
+                    continue
                 raise  # _do_read tries again later
+        if self.worker.lingerer:
+            self.worker.lingerer.make_room(fd)
         client = GeventConnection(listener.family, listener.type, listener.proto, fileno=fd)
         client.worker = self.worker
         client.accepted_at = self.worker.count_accepted()

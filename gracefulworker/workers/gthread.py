@@ -1,9 +1,10 @@
 """The threaded worker: connections wait in a poller, requests run in a pool of threads.
 
 gunicorn gives each new connection a thread that waits for its first byte; here a connection is
-polled first (`silent`), so a silent one holds no thread. Idle keep-alive connections wait in
-gunicorn's own `keepalived_conns`. Closed connections linger in `lingerer`, where gunicorn 26 on
-blocks its main thread for up to two seconds each.
+polled first (`silent`), so a silent one holds no thread. Behind TLS a thread takes the handshake
+only as far as it can without waiting (`shaking`), and so until the request's first byte. Idle
+keep-alive connections wait in gunicorn's own `keepalived_conns`. Closed connections linger in
+`lingerer`, where gunicorn 26 on blocks its main thread for up to two seconds each.
 
 What may be changed here: which connection waits where. Only the main thread touches the poller.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import selectors
 import socket
+import ssl
 import threading
 import time
 from collections import deque
@@ -20,6 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from gunicorn.sock import ssl_wrap_socket
 from gunicorn.workers import gthread
 from gunicorn.workers.base import Worker
 
@@ -29,9 +32,29 @@ from gracefulworker.shared import sockets
 from gracefulworker.workers import accepting, lingering
 from gracefulworker.workers.base import PASS, SETTLE_PASS, GracefulWorker
 
-#: Seconds that a silent connection is kept before SIGTERM, beyond `keepalive`: gunicorn's own
-#: DEFAULT_WORKER_DATA_TIMEOUT (25.3 on; before, a thread waited for ever).
-FIRST_BYTE_PATIENCE = 5.0
+#: Seconds that a connection which has not sent a byte is kept before SIGTERM, beyond `keepalive`;
+#: None: for ever, as a thread waits for it in stock before gunicorn 25.3.
+FIRST_BYTE_PATIENCE: float | None = getattr(gthread, "DEFAULT_WORKER_DATA_TIMEOUT", None)
+
+#: The same, should the worker be full because of such ones.
+FULL_PATIENCE = 5.0
+
+
+class LazyContext:
+    """What the ssl_context setting gives: the user's context, for connections not yet behind TLS.
+
+    TConn.init calls sock.ssl_wrap_socket, which asks a context for no more than this. Ours has
+    been behind TLS, and has shaken hands, when it comes there.
+    """
+
+    def __init__(self, make: Callable[[], ssl.SSLContext]) -> None:
+        self._make = make
+
+    def wrap_socket(self, client: socket.socket, **options: Any) -> ssl.SSLSocket:
+        if isinstance(client, ssl.SSLSocket):
+            return client
+        options["do_handshake_on_connect"] = False  # `shake_hands` does it, at once
+        return self._make().wrap_socket(client, **options)
 
 
 class ThreadConnection(gthread.TConn):  # type: ignore[misc]
@@ -42,25 +65,53 @@ class ThreadConnection(gthread.TConn):  # type: ignore[misc]
     sock: Any  #: a socket.socket, or an ssl.SSLSocket once there is a parser
     parser: seam.RequestParser
     initialized: bool
-    is_http2: bool  #: 25 on
+    is_http2 = False  #: 25 on
 
     lingerer: lingering.Lingerer
-    still_silent = False  #: it has shaken hands and said nothing yet
     proxy_header = b""  #: it was read ahead, for it is not yet a request
+    #: ns since when its client is waited for: its accept, the begin of the handshake, or its end
+    since: int
+    awaited = 0  #: what the poller is to wait for, behind TLS, before there is a request
 
     def init(self) -> None:
-        """TConn.init; a TLS connection waits for its first byte in the poller once more.
+        """TConn.init; a TLS connection waits in the poller for whatever it needs from its client.
 
         :raises StopIteration: which ThreadWorker.handle takes for the end; see finish_request.
         """
-        fresh = not self.initialized
+        if self.initialized or not self.cfg.is_ssl:
+            fresh = not self.initialized
+            super().init()
+            if fresh and self.proxy_header:
+                self.parser.unreader.unread(self.proxy_header)
+            return
+        self.shake_hands()
+        self.since = time.monotonic_ns()
         super().init()
-        if fresh and self.proxy_header:
-            self.parser.unreader.unread(self.proxy_header)
-        if fresh and self.cfg.is_ssl and not self.is_http2:
-            if not self.sock.pending() and not sockets.readable([self.sock.fileno()]):
-                self.still_silent = True
-                raise StopIteration("the handshake is done")
+        if not self.is_http2 and not self.has_spoken():
+            self.wait_for(selectors.EVENT_READ)
+
+    def shake_hands(self) -> None:
+        """Go on with the handshake as far as it goes without waiting.
+
+        :raises StopIteration: as above.
+        """
+        self.sock.setblocking(False)
+        if not isinstance(self.sock, ssl.SSLSocket):
+            self.sock = ssl_wrap_socket(self.sock, self.cfg)
+            self.since = time.monotonic_ns()
+        try:
+            self.sock.do_handshake()
+        except ssl.SSLWantReadError:
+            self.wait_for(selectors.EVENT_READ)
+        except ssl.SSLWantWriteError:
+            self.wait_for(selectors.EVENT_WRITE)
+
+    def wait_for(self, events: int) -> None:
+        self.awaited = events
+        raise StopIteration("it waits for its client")
+
+    def has_spoken(self) -> bool:
+        return bool(self.sock.pending() or sockets.readable([self.sock.fileno()]))
 
     def takes_proxy_header(self) -> bool:
         """Read it ahead, if that is all that has come; whether it was."""
@@ -86,6 +137,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
     #: idle ones; finish_request adds, on_client_socket_readable and murder_keepalived take away
     keepalived_conns: deque[ThreadConnection]
     nr_conns: int  #: all that have been accepted and not closed
+    _accepting: bool
 
     @classmethod
     def check_config(cls, cfg: seam.Config, log: seam.Log) -> None:
@@ -95,9 +147,13 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: not yet spoken, oldest first: connection -> since when, in ns
-        self.silent: dict[ThreadConnection, int] = {}
-        self.pause = accepting.Pause()
+        #: those that have not sent a byte, oldest first
+        self.silent: dict[ThreadConnection, None] = {}
+        #: those in the middle of their TLS handshake, or behind it and silent; stock's threads wait
+        #: for them for ever
+        self.shaking: dict[ThreadConnection, None] = {}
+        self.pause = accepting.Pause(self)
+        self.has_looked_ahead = False
         self._speak: Callable[[Any], bool] | None = None
         self.turned_away = 0
 
@@ -120,7 +176,14 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             self.proxied = accepting.expects_proxy_header(self.cfg) and not self.cfg.is_ssl
             read = selectors.EVENT_READ
             self.poller.register(self.PIPE[0], read, lambda _: self.hush())
+            self.poller.register(self.broadcast.lame_duck.fd, read, self.poller.unregister)
             self.poller.register(self.broadcast.draining.fd, read, self.on_bell)
+            if self.cfg.is_ssl:
+                make = self.cfg.ssl_context
+                self.cfg.set(
+                    "ssl_context",
+                    lambda cfg, make_default: LazyContext(partial(make, cfg, make_default)),
+                )
             self.names = {listener: listener.getsockname() for listener in self.sockets}
         super().run()
 
@@ -150,15 +213,20 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             return True  # it has left, others may wait
         except OSError as error:
             if error.errno in sockets.NO_ROOM:
-                self.pause.begin()
+                if self.lingerer.thin():
+                    return True
+                self.pause.begin(holds=self.nr_conns > 0)
                 self.set_accept_enabled(False)
             elif error.errno not in sockets.NOBODY_WAITS:
                 raise
             return False
-        self.count_accepted()
+        self.pause.since = 0.0
+        if self.lingerer:
+            self.lingerer.make_room(client.fileno())
+        accepted_at = self.count_accepted()
         self.nr_conns += 1
         conn = ThreadConnection(self.cfg, client, address, self.names[listener])
-        conn.lingerer = self.lingerer
+        conn.lingerer, conn.since = self.lingerer, accepted_at
         conn.data_ready = True  # ThreadWorker.handle (25.3 on) is not called before
         try:
             # Most clients speak at once: this saves them a pass of the loop.
@@ -176,15 +244,23 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
 
     def wait_for_first_byte(self, conn: ThreadConnection) -> None:
         conn.sock.setblocking(False)
-        self.silent[conn] = time.monotonic_ns()
-        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_first_byte, conn))
+        self.silent[conn] = None
+        self.wait_for_client(conn, selectors.EVENT_READ)
 
-    def on_first_byte(self, conn: ThreadConnection, client: socket.socket) -> None:
-        if self.proxied and conn.takes_proxy_header():
+    def wait_for_client(self, conn: ThreadConnection, events: int) -> None:
+        self.poller.register(conn.sock, events, partial(self.on_client, conn))
+
+    def on_client(self, conn: ThreadConnection, client: socket.socket) -> None:
+        if self.proxied and conn in self.silent and conn.takes_proxy_header():
             return
         self.poller.unregister(client)
-        del self.silent[conn]
+        self.forget(conn)
         self.enqueue_req(conn)
+
+    def forget(self, conn: ThreadConnection) -> None:
+        """It is no longer waited for."""
+        self.silent.pop(conn, None)
+        self.shaking.pop(conn, None)
 
     def on_bell(self, fd: int) -> None:
         self.poller.unregister(fd)
@@ -205,12 +281,14 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         self.look()
         if self.lingerer:
             self.lingerer.sweep()
+        if self.stopping() and not self.has_looked_ahead:
+            self.look_ahead()
         if self.is_draining():
             self.drain()
-        elif self.silent:
-            self.close_silent(
-                lambda at: at + round((FIRST_BYTE_PATIENCE + self.cfg.keepalive) * SECOND)
-            )
+        elif not self._accepting:
+            self.close_waiting([*self.silent, *self.shaking], self.patience(FULL_PATIENCE))
+        elif self.silent and FIRST_BYTE_PATIENCE is not None:
+            self.close_silent(self.patience(FIRST_BYTE_PATIENCE))
 
     def until_due(self) -> float:
         """Seconds until the next pass is needed, if nothing happens before."""
@@ -221,8 +299,7 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         if self.sockets or not self.nr_conns:
             return SETTLE_PASS  # waiting for the seal, or for closed connections to linger
         dues = [self.idle_expiry()] if self.keepalived_conns else []
-        if self.silent:
-            dues.append(self.first_byte_expiry(next(iter(self.silent.values()))))
+        dues += [self.first_byte_expiry(conn.since) for conn in (*self.silent, *self.shaking)]
         return self.until(dues)
 
     def enqueue_req(self, conn: ThreadConnection) -> None:
@@ -240,12 +317,13 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         if self.supervisor is not None and self.stopping():
             if fs.cancelled() and self._speak is not None:
                 self.turned_away += self._speak(conn.sock)
-            elif has_read_ahead(conn, fs):
+            elif keeps_alive(fs) and has_read_ahead(conn):
                 self.enqueue_req(conn)
                 return
-        if conn.still_silent:
-            conn.still_silent = False
-            self.wait_for_first_byte(conn)
+        if conn.awaited:
+            self.shaking[conn] = None
+            self.wait_for_client(conn, conn.awaited)
+            conn.awaited = 0
             return
         try:
             super().finish_request(conn, fs)
@@ -261,14 +339,21 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         conn.close()
         self.ask_to_retire()
 
+    def look_ahead(self) -> None:
+        """Once, after SIGTERM: answer what was read before it, and lies unseen."""
+        self.has_looked_ahead = True
+        for conn in list(self.keepalived_conns):
+            if has_read_ahead(conn):
+                self.on_client_socket_readable(conn, conn.sock)
+
     # Draining
 
     def drain(self) -> None:
         self.end_http2()
         self.close_listeners()
         self.close_idle()
-        if self.silent:
-            self.close_silent(self.first_byte_expiry)
+        if self.silent or self.shaking:
+            self.close_waiting([*self.silent, *self.shaking], self.first_byte_expiry)
         if self.sockets or self.nr_conns:
             return
         self.finish_when_lingered()
@@ -325,16 +410,24 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
             self.poller.unregister(client)
             self.enqueue_req(conn)
 
+    def patience(self, seconds: float) -> Callable[[int], int]:
+        """When a connection's time is over before SIGTERM, by when it began."""
+        allowed = round((seconds + self.cfg.keepalive) * SECOND)
+        return lambda since: since + allowed
+
     def close_silent(self, expiry: Callable[[int], int]) -> None:
-        """Close the connections that have not sent a byte in their time."""
+        """Close the connections that have not sent a byte in their time; cheap if none is due."""
+        if time.monotonic_ns() >= expiry(next(iter(self.silent)).since):
+            self.close_waiting(list(self.silent), expiry)
+
+    def close_waiting(self, conns: list[ThreadConnection], expiry: Callable[[int], int]) -> None:
+        """Close those of `conns` whose clients have not done their part in their time."""
         now = time.monotonic_ns()
-        for conn, accepted_at in list(self.silent.items()):
-            if now < expiry(accepted_at):
-                break
-            if sockets.readable([conn.sock.fileno()]):
-                continue  # its event is on the way
+        for conn in conns:
+            if now < expiry(conn.since) or sockets.readable([conn.sock.fileno()]):
+                continue  # if it is readable its event is on the way
             self.poller.unregister(conn.sock)
-            del self.silent[conn]
+            self.forget(conn)
             self.close_silently(conn)
 
     def close_silently(self, conn: ThreadConnection) -> None:
@@ -343,10 +436,15 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         self.count_idle()
 
 
-def has_read_ahead(conn: ThreadConnection, fs: Future[Any]) -> bool:
+def keeps_alive(fs: Future[Any]) -> bool:
+    """What ThreadWorker.handle has returned."""
+    return bool(not fs.cancelled() and not fs.exception() and fs.result())
+
+
+def has_read_ahead(conn: ThreadConnection) -> bool:
     """Whether the next, pipelined request has been read with the last one, which is over.
 
-    Before gunicorn 27 such bytes lie unseen until more come.
+    Before gunicorn 27 such bytes lie unseen until more come, and in all of it those that the TLS
+    layer holds.
     """
-    keeps = not fs.cancelled() and not fs.exception() and fs.result()
-    return bool(keeps and conn.parser.unreader.buf.tell())
+    return bool(conn.parser.unreader.buf.tell() or (conn.cfg.is_ssl and conn.sock.pending()))

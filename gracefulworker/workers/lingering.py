@@ -6,19 +6,23 @@ closes its side too, for a bounded time and in nobody's way. gunicorn 26 on does
 util.close_graceful, where the main thread of sync and gthread waits for one client after another.
 
 Here connections that linger wait in a poller of their own, which costs no more than what is read:
-each engine adds what it closes, and calls `Lingerer.sweep` in its loop. `still_idle` is the last
-look before an idle connection is closed.
+each engine adds what it closes, and calls `Lingerer.sweep` in its loop. They take descriptors, so
+whoever accepts a connection has `Lingerer.make_room` thin them. `still_idle` is the last look
+before an idle connection is closed.
 
-What may be changed here: how long is read on, and how often is looked.
+What may be changed here: how long is read on, of how many, and how often is looked.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
 import os
+import resource
 import select
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +33,14 @@ from gracefulworker.shared.sockets import poll, readable
 #: util.close_graceful allows), and at the most (nginx's lingering_time).
 LINGER = 2.0
 LINGER_MAX = 30.0
+
+#: Closed connections at the most while others come, and the part of the descriptors that a process
+#: may have (RLIMIT_NOFILE) which may be taken with their help. The rest is the application's.
+LINGERERS = 4096
+LINGER_SHARE = 0.75
+
+#: How many of them make room for one that comes: more than one, for the application opens files.
+THINNING = 2
 
 #: Seconds between two looks at closed connections while one of their clients is still sending, and
 #: how long after its last bytes that is believed: longer than most round trips.
@@ -65,8 +77,15 @@ class Lingerer:
 
     def __init__(self) -> None:
         self._poll = poll()
-        #: descriptor -> monotonic seconds of its end, unless bytes come, and in any case
-        self._ends: dict[int, tuple[float, float]] = {}
+        #: descriptor -> monotonic seconds of its end unless bytes come; the most idle one first
+        self._idle_ends: dict[int, float] = {}
+        #: descriptor -> monotonic seconds of its end in any case; the oldest one first
+        self._last_ends: dict[int, float] = {}
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        #: the first descriptor that shows that others are getting scarce
+        self._scarce = sys.maxsize
+        if allowed != resource.RLIM_INFINITY:
+            self._scarce = int(allowed * LINGER_SHARE)
         # Its pages cost no memory before they are written to.
         self._waste = (mmap.mmap(-1, WASTE),)
         self._kept: set[int] = set()  #: descriptors that have not sent FIN
@@ -76,7 +95,7 @@ class Lingerer:
         self.receiving = 0.0
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._last_ends)
 
     def half_close(self, connection: Any) -> None:
         """Send FIN; reading goes on, behind TLS too, where `shutdown` would forget the session.
@@ -103,7 +122,27 @@ class Lingerer:
             return  # a thread of the application has closed it in between
         self._poll.register(fd, select.POLLIN)
         now = time.monotonic()
-        self._ends[fd] = now + LINGER, now + LINGER_MAX
+        self._idle_ends[fd] = now + LINGER
+        self._last_ends[fd] = now + LINGER_MAX
+
+    def make_room(self, newcomer: int) -> bool:
+        """Close some where there are too many, the most idle first.
+
+        :param newcomer: the descriptor of a connection that has just been accepted: the lowest
+            that was free, so it tells how many are taken.
+        :return: whether descriptors are scarce and none lingers.
+        """
+        scarce = newcomer >= self._scarce
+        if scarce or len(self._last_ends) > LINGERERS:
+            return not self.thin() and scarce
+        return False
+
+    def thin(self) -> bool:
+        """Close the most idle ones; False when there is none."""
+        thinned = list(itertools.islice(self._idle_ends, THINNING))
+        for fd in thinned:
+            self._close(fd)
+        return bool(thinned)
 
     def keep(self, connection: Any) -> None:
         """Take a connection that can read no end of file of its client's (SHUT_RD); FIN comes last.
@@ -115,7 +154,8 @@ class Lingerer:
             self._poll.register(fd, 0)  # a reset
             self._kept.add(fd)
             self.last_fin = now = time.monotonic()
-            self._ends[fd] = now + LINGER, now + LINGER_MAX
+            self._idle_ends[fd] = now + LINGER
+            self._last_ends[fd] = now + LINGER_MAX
 
     def sweep(self) -> None:
         """Read what has come, close what has ended or had its time."""
@@ -129,28 +169,27 @@ class Lingerer:
                 received = 0  # reset by the client
             if received:
                 self.receiving = now + LINGER_PAUSE
-                last = self._ends.pop(fd)[1]
-                self._ends[fd] = min(now + LINGER, last), last
+                del self._idle_ends[fd]
+                self._idle_ends[fd] = now + LINGER  # at the end: it is the least idle one now
             else:
                 self._close(fd)
-        for fd, (end, _) in list(self._ends.items()):
-            if end > now:
-                break
-            self._close(fd)
+        for ends in (self._idle_ends, self._last_ends):
+            for fd, _ in list(itertools.takewhile(lambda entry: entry[1] <= now, ends.items())):
+                self._close(fd)
 
     def close(self) -> None:
         """Close every connection."""
-        for fd in list(self._ends):
+        for fd in list(self._last_ends):
             self._close(fd)
 
     def _close(self, fd: int) -> None:
         self._poll.unregister(fd)
-        del self._ends[fd]
+        del self._idle_ends[fd], self._last_ends[fd]
         if fd in self._kept:
             self._kept.remove(fd)
             if readable([fd]):  # what is left unread would make its end a reset
                 with contextlib.suppress(OSError):  # reset by the client
                     os.readv(fd, self._waste)
         os.close(fd)
-        if not self._ends:
+        if not self._last_ends:
             self.receiving = 0.0

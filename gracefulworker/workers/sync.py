@@ -142,7 +142,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             if not self.plain:
                 self.make_context = self.cfg.ssl_context
                 self.cfg.set("ssl_context", self.context_for_turn)
-            self.pause = accepting.Pause()
+            self.pause = accepting.Pause(self)
             self.names = {listener: accepting.ListenerName(listener) for listener in self.sockets}
             self.kinds = {s: (s.family, s.type, s.proto) for s in self.sockets}
             # What ends the wait for a connection's first byte, beside that byte.
@@ -165,12 +165,23 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
             super().accept(listener)
             return
         self.look()
-        if len(self.lingerer) >= SWEEP_BATCH:
+        crowded = len(self.lingerer) >= SWEEP_BATCH
+        if crowded:
             self.lingerer.sweep()
         stopping = self.stopping()
         if stopping and self.silent and self.serve_one_of_the_silent():
             return
-        fd, address = self.accept_from(listener) if stopping else listener._accept()
+        try:
+            fd, address = self.accept_from(listener) if stopping else listener._accept()
+        except OSError as error:
+            if error.errno not in sockets.NO_ROOM:
+                raise
+            if not self.lingerer.thin() and not self.thin_silent():
+                self.pause.begin(holds=False)
+            raise BlockingIOError(errno.EAGAIN, "no descriptor is free") from error
+        self.pause.since = 0.0
+        if (crowded or self.silent) and self.lingerer.make_room(fd):
+            self.thin_silent()
         accepted_at = self.count_accepted()
         accepted = self.connection_class(*self.kinds[listener], fd)
         accepted.setblocking(self.plain)
@@ -186,6 +197,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         """What is done to the listener in the worker's phase.
 
         :raises BlockingIOError: nobody waits.
+        :raises OSError: no descriptor is free, for one.
         """
         state = self.listeners_state if self.phase >= Phase.DRAINING else ListenerState.OPEN
         if state == ListenerState.LEFT:
@@ -195,9 +207,6 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         try:
             return listener._accept()
         except OSError as error:
-            if error.errno in sockets.NO_ROOM:
-                self.pause.begin()
-                raise BlockingIOError(errno.EAGAIN, "no descriptor is free") from error
             if error.errno not in sockets.NOBODY_WAITS:
                 raise
             if state == ListenerState.SEALED:
@@ -272,6 +281,18 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
                         continue
                     connection.close()
                     self.count_idle()
+        return False
+
+    def thin_silent(self) -> bool:
+        """Close the one that has been silent for longest; False when there is none.
+
+        For a descriptor of its own, so it does not linger.
+        """
+        for connection in lingering.still_idle(list(self.silent)):
+            del self.silent[connection]
+            connection.close()
+            self.count_idle()
+            return self.lingerer.thin()
         return False
 
     def serve(

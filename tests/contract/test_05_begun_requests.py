@@ -10,7 +10,7 @@ import socket
 import time
 
 import pytest
-from harness import FULL, assert_clean, ends, fill, now, request, summary
+from harness import CEILING, FULL, assert_clean, assert_within, ends, fill, now, request, summary
 
 pytestmark = pytest.mark.contract(5)
 
@@ -84,6 +84,27 @@ def test_a_pipelined_request_is_answered_when_keep_alive_was_promised(serve, kee
     end = client.ending()
     assert (end.kind, end.body, end.closes) == ("response", b"piece 0;piece 1;", False)
     assert_last(client, b"fast")
+
+
+@pytest.mark.parametrize("keeping", ("gthread", "gevent"))
+def test_a_pipelined_request_that_was_read_before_sigterm_is_answered(serve, keeping):
+    """Before SIGTERM it may be left lying as it is on stock (gthread before gunicorn 27)."""
+    answered = []
+    for name in (keeping, f"gracefulworker.{keeping}"):
+        server = serve(name, delay=5, options=LONG)
+        client = server.connect()
+        client.send(2 * request())
+        assert client.ending().body == b"fast"
+        second = client.ending(timeout=0.5)
+        answered.append(second.kind)
+    assert answered[0] == answered[1]
+    if second.kind == "timeout":
+        client.socket.settimeout(CEILING)
+        began = server.terminate()
+        end = client.ending()
+        assert (end.body, end.closes) == (b"fast", True)
+        assert_within(0.5, end.at, began, "an answer")
+        assert_clean(server)
 
 
 # -- uploads in chunks -----------------------------------------------------------------------------

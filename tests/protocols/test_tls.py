@@ -42,7 +42,7 @@ def secure(serve, authority, tmp_path):
             assert client.ask().status == 200
         return server
 
-    start.connect = connect  # type: ignore[attr-defined]
+    start.connect, start.context = connect, context  # type: ignore[attr-defined]
     return start
 
 
@@ -208,6 +208,77 @@ def test_half_a_request_is_finished(secure, worker, part):
     end = client.ending()
     assert (end.status, len(end.body), end.closes) == (200, 100, True)
     assert_clean(server)
+
+
+def hello(server, context):
+    """Half a handshake: a connection that has sent its ClientHello, or half of it."""
+    come, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(come, sent, server_hostname="localhost").do_handshake()
+    client = server.connect()
+    data = sent.read()
+    client.send(data)
+    half = server.connect()
+    half.send(data[:20])
+    return [client, half]
+
+
+@pytest.mark.contract(5, 6)
+@pytest.mark.parametrize("option", ((), ("--do-handshake-on-connect",)), ids=("", "on connect"))
+def test_half_a_handshake_holds_neither_a_thread_nor_the_exit(secure, keeper, option):
+    env = {"GRACEFUL_FIRST_BYTE": "0.5"}
+    server = secure(keeper, delay=0.3, threads=2, env=env, options=option)
+    crowd = [client for _ in range(3) for client in hello(server, secure.context)]
+    with contextlib.closing(secure.connect(server)) as client:
+        end = client.ask()
+        assert end.status == 200
+        assert_within(1.0, end.at, client.opened, "an answer")
+    server.terminate()
+    crowd += hello(server, secure.context)
+    over = server.wait_draining().at
+    assert_within(0.8, server.wait_gone(), over, "gone")
+    assert {client.end().kind for client in crowd} == {"eof"}
+    assert_clean(server)
+
+
+@pytest.mark.control(5)
+def test_control_half_a_handshake_holds_a_thread_of_stock(secure):
+    server = secure("gthread", threads=2)
+    crowd = [client for _ in range(3) for client in hello(server, secure.context)]
+    client = server.connect()
+    client.socket.settimeout(2.0)
+    with pytest.raises(TimeoutError):
+        secure.connect(server, client)
+    for one in crowd:
+        one.close()
+
+
+@pytest.mark.contract(12)
+def test_the_silent_are_kept_as_long_as_on_stock(secure):
+    """gunicorn 25.3 on closes who has not sent a byte for 5 s and keep-alive; else nobody."""
+    options = ("--keep-alive", "1")
+    clients = []
+    for name in ("gthread", "gracefulworker.gthread"):
+        server = secure(name, options=options)
+        clients += [server.connect(), secure.connect(server)]
+    bare, our_bare = (client.end(timeout=8.0).kind for client in clients[::2])
+    shaken, our_shaken = (client.end(timeout=0.5).kind for client in clients[1::2])
+    assert (our_bare, our_shaken) == (bare, shaken)
+    assert shaken == "timeout"
+
+
+@pytest.mark.contract(5, 12)
+def test_a_pipelined_request_in_the_same_record_is_answered_from_sigterm_on(secure, keeper):
+    """All the TLS layer has deciphered of it is nothing that the socket would tell."""
+    server = secure(keeper, delay=5)
+    client = secure.connect(server)
+    client.send(request("/stream/first") + 400 * request())  # more than is read at once
+    held = server.gate.entered("first")
+    server.terminate()
+    held.release()
+    assert client.ending().body == b"piece 0;piece 1;"
+    last = client.ending()
+    assert (last.body, last.closes) == (b"fast", True)
 
 
 @pytest.mark.contract(8)

@@ -55,7 +55,9 @@ def test_each_override_has_a_row(rows, overrides):
 #: Attributes that foreign classes give their instances, and that are ours on purpose.
 COMMON = {
     "alive",  # a property of ours, which gunicorn sets
+    "is_http2",  # a default of ours before gunicorn 25
     "max_requests",
+    "sock",  # a connection's, which init puts behind TLS
     "sockets",
     "wsgi",
     "nr_conns",  # gthread

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import threading
@@ -231,6 +232,30 @@ def websocket_thread(environ, start_response, *args):
     raise StopIteration
 
 
+def file(environ, start_response, *args):
+    """Needs a descriptor."""
+    with open(__file__) as opened:
+        return whole(start_response, opened.readline().encode())
+
+
+def starve(environ, start_response, name):
+    """No descriptor is free from its end on, until the test lets go."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def hold(link):
+        link.recv(1)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        link.close()
+
+    link = socket.socket(socket.AF_UNIX)
+    link.connect(os.environ["GATE"])
+    link.sendall(f"{name} {os.getpid()}\n".encode())
+    threading.Thread(target=hold, args=(link,), daemon=True).start()
+    # All below are taken for good; poll() refuses to look at more than so many at once.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (6, before[1]))
+    return whole(start_response, b"taken")
+
+
 def broken(environ, start_response, *args):
     raise RuntimeError("the application failed")
 
@@ -245,7 +270,7 @@ ROUTES = {
     for route in (
         fast, pid, phase, until_draining, sleep, gated, late_chunk, stream, upload, unread, status,
         no_length, broken, child, hog, early, websocket, websocket_thread, big, upgrades,
-        fails_at_the_deadline, leaves_child
+        fails_at_the_deadline, leaves_child, file, starve
     )
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ from harness import (
     Storm,
     assert_clean,
     assert_within,
+    ends,
     fetch,
     fill,
     knock,
@@ -295,6 +296,43 @@ def test_a_check_that_hangs_holds_nobody(serve):
     held.release()
     assert said(client.ending())[0] == 200
     client.close()
+
+
+CROWD = 140  # more than are attended to at once
+
+
+@pytest.mark.parametrize("head", (b"", b"GET /livez HTT"), ids=("silent", "half a head"))
+def test_a_crowd_of_slow_clients_keeps_no_prober_out(serve, head):
+    """They come again as often as they are sent away; a prober gives up after a second."""
+    server = serve("gracefulworker.gthread", config=BIND)
+    address = probe_address(server)
+    crowd = [Client(address) for _ in range(CROWD)]
+    for client in crowd:
+        client.send(head)
+    for path in ("/livez", "/readyz") * 5:
+        assert said(fetch(address, path, timeout=1.0))[0] == 200
+        for number, end in enumerate(ends(crowd, timeout=0.0)):
+            if end.kind != "timeout":
+                crowd[number].close()
+                crowd[number] = Client(address)
+                crowd[number].send(head)
+    for client in crowd:
+        client.close()
+
+
+def test_a_crowd_in_a_check_that_hangs_keeps_no_prober_out(serve):
+    hang = BLOCKED.replace("on_reload(server)", "graceful_readiness_check()")
+    server = serve("gracefulworker.gthread", config=BIND + hang.replace("reload 0", "check 0"))
+    address = probe_address(server)
+    crowd = []
+    for _ in range(CROWD):
+        crowd.append(Client(address))
+        crowd[-1].send(request("/readyz"))
+    held = server.gate.entered("check")
+    assert said(fetch(address, "/livez", timeout=1.0))[0] == 200
+    held.release()
+    for client in crowd:
+        client.close()
 
 
 def test_no_fork_in_the_middle_of_a_check(serve):
