@@ -13,6 +13,7 @@ import contextlib
 import json
 import math
 import os
+import stat
 import time
 from dataclasses import dataclass, fields
 from typing import Any
@@ -86,16 +87,45 @@ def _seconds(began: int, at: int) -> float:
 
 
 def write(log: Any, report: Report, path: str) -> None:
-    """Write the report to a file, whole or not at all; a file that cannot be is a log line."""
-    unfinished = f"{path}.{os.getpid()}"
+    """Write the report to a file; one that cannot be written is a log line.
+
+    A regular file is replaced, whole or not at all. What is none (a device, a pipe, a link) is
+    written into, and never replaced: as root that would be the machine's own /dev/stdout.
+    """
+    words = json.dumps(report) + "\n"
     try:
-        with open(unfinished, "w", encoding="utf-8") as file:
-            file.write(json.dumps(report) + "\n")
-        os.replace(unfinished, path)
-    except OSError as error:
+        if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+            _write_into(path, words)
+        else:
+            _replace(path, words)
+    except (OSError, ValueError) as error:
         log.warning("the report could not be written: %s", error)
+
+
+def _write_into(path: str, words: str) -> None:
+    """:raises OSError: it cannot be opened, or nobody reads it."""
+    # A pipe that nobody reads would keep the exit waiting.
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(fd, "w", encoding="utf-8") as file:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            file.truncate(0)  # behind a link
+        file.write(words)
+
+
+def _replace(path: str, words: str) -> None:
+    """:raises OSError: its directory is not there, or may not be written to."""
+    unfinished = f"{path}.{os.getpid()}"
+    # Beside it, where others may be writing, too: a file or a link that waits there is not ours.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(unfinished, flags, 0o666)
+    try:
+        with open(fd, "w", encoding="utf-8") as file:
+            file.write(words)
+        os.replace(unfinished, path)
+    except OSError:
         with contextlib.suppress(OSError):
             os.unlink(unfinished)
+        raise
 
 
 def measure(log: Any, report: Report) -> None:

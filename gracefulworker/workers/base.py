@@ -31,7 +31,7 @@ from gunicorn.workers.base import Worker
 
 from gracefulworker import seam
 from gracefulworker.arbiter.crew import OurWorker
-from gracefulworker.arbiter.takeover import supervise
+from gracefulworker.arbiter.takeover import Supervisor, supervise
 from gracefulworker.phases import SECOND, SETTLE_MAX, ListenerState, Phase
 from gracefulworker.shared import current, sockets
 from gracefulworker.workers import accepting, lingering
@@ -68,6 +68,11 @@ def _nothing_to_end() -> None:
     """Without HTTP/2."""
 
 
+def is_supervised(worker: GracefulWorker) -> bool:
+    """Whether an arbiter has it. Also asked of a mock that stands for one (gunicorn's own tests)."""
+    return isinstance(worker.supervisor, Supervisor)
+
+
 class SettledConfig(Config):  # type: ignore[misc]
     """The configuration of a worker that serves: its values are plain attributes.
 
@@ -98,6 +103,9 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
 
     #: Tells who handles a request: a thread's identifier, or a greenlet.
     whoami = staticmethod(get_ident)
+
+    #: The arbiter's; None outside an arbiter, also where `__init__` has not been called.
+    supervisor: Supervisor | None = None
 
     #: Connections that are closed and still read on; made by each engine's `run`.
     lingerer: lingering.Lingerer
@@ -182,7 +190,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Worker.run, the serving loop; the boot is over."""
-        if self.supervisor is not None:
+        if is_supervised(self):
             self.warm_up()
             self.slot.booted = 1
             self.page.state()  # the last one to boot sees that all are up

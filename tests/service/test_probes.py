@@ -273,7 +273,7 @@ def test_the_users_check(serve, worker):
         ("None", 200, "ready"),
         ("False", 503, "graceful_readiness_check returned False"),
         ("'no database'", 503, "no database"),
-        ("1 / 0", 503, "graceful_readiness_check raised ZeroDivisionError"),
+        ("1 / 0", 503, "graceful_readiness_check failed"),
     ):
         says.write_text(text)
         for got, body in (said(server.fetch("/readyz")), ask(server)):
