@@ -13,7 +13,6 @@ import contextlib
 import json
 import math
 import os
-import stat
 import time
 from dataclasses import dataclass, fields
 from typing import Any
@@ -32,6 +31,9 @@ LATE_LEAST = 1.0
 
 #: How much longer a delay is proposed then.
 LONGER = 1.5
+
+#: Links that lead from one to the next at the most, as in `/dev/stdout`.
+LINKS = 8
 
 #: What the metrics' names begin with, after gunicorn's --statsd-prefix.
 METRIC = "gunicorn.graceful."
@@ -89,35 +91,48 @@ def _seconds(began: int, at: int) -> float:
 def write(log: Any, report: Report, path: str) -> None:
     """Write the report to a file; one that cannot be written is a log line.
 
-    A regular file is replaced, whole or not at all. What is none (a device, a pipe, a link) is
-    written into, and never replaced: as root that would be the machine's own /dev/stdout.
+    A regular file is replaced, whole or not at all, and so is a link to one. What is none is
+    written into: /dev/stdout, replaced by root, would be lost to the whole machine.
     """
     words = json.dumps(report) + "\n"
     try:
-        if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
-            _write_into(path, words)
-        else:
+        fd = _own_descriptor(path)
+        if fd is None and os.path.exists(path) and not os.path.isfile(path):
+            # A pipe that nobody reads would hold the exit up.
+            fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        if fd is None:
             _replace(path, words)
+        else:
+            with open(fd, "w", encoding="utf-8") as file:
+                file.write(words)
     except (OSError, ValueError) as error:
         log.warning("the report could not be written: %s", error)
 
 
-def _write_into(path: str, words: str) -> None:
-    """:raises OSError: it cannot be opened, or nobody reads it."""
-    # A pipe that nobody reads would keep the exit waiting.
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    with open(fd, "w", encoding="utf-8") as file:
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            file.truncate(0)  # behind a link
-        file.write(words)
+def _own_descriptor(path: str) -> int | None:
+    """A copy of the descriptor that a name such as /dev/stdout leads to; None when it does not.
+
+    To open it anew is not the same: a file would be written from its begin, and a socket cannot be.
+
+    :raises OSError: it is closed.
+    """
+    for _ in range(LINKS):
+        directory, name = os.path.split(path)
+        if name.isdigit() and os.path.realpath(directory) == f"/proc/{os.getpid()}/fd":
+            return os.dup(int(name))
+        if not os.path.islink(path):
+            break
+        path = os.path.join(directory, os.readlink(path))
+    return None
 
 
 def _replace(path: str, words: str) -> None:
     """:raises OSError: its directory is not there, or may not be written to."""
     unfinished = f"{path}.{os.getpid()}"
-    # Beside it, where others may be writing, too: a file or a link that waits there is not ours.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(unfinished, flags, 0o666)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(unfinished)  # PID 1 was PID 1 before it was killed, too
+    # In a directory of everybody's, what comes there now is somebody's trap.
+    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:
         with open(fd, "w", encoding="utf-8") as file:
             file.write(words)

@@ -69,7 +69,7 @@ def _nothing_to_end() -> None:
 
 
 def is_supervised(worker: GracefulWorker) -> bool:
-    """Whether an arbiter has it. Also asked of a mock that stands for one (gunicorn's own tests)."""
+    """Whether an arbiter has it; asked where gunicorn's own tests have a mock in its place, too."""
     return isinstance(worker.supervisor, Supervisor)
 
 

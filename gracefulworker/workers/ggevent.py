@@ -157,6 +157,8 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     whoami = staticmethod(gevent.getcurrent)
 
+    server_class: Any  # GeventWorker's own, which is untyped
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: from accept to close, also before its greenlet has run
