@@ -203,7 +203,7 @@ class Address:
 
         :raises ValueError: with the rest of a sentence that begins with setting and value.
         """
-        found = re.fullmatch(r"(\[[^][]+\]|[^][:/\s]*):(\d{1,5})", str(value).strip())
+        found = re.fullmatch(r"(\[[^][\0]+\]|[^][:/\s\0]*):(\d{1,5})", str(value).strip())
         if not found or int(found[2]) > 65535:
             raise ValueError("is not an address: give HOST:PORT, such as 0.0.0.0:8081")
         return HostPort(found[1].strip("[]") or "0.0.0.0", int(found[2]))

@@ -155,25 +155,21 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
 
     # Boot
 
-    def init_process(self) -> None:
-        """Worker.init_process: the worker's life, in its own process.
-
-        What it has inherited is left out of its garbage collections (gc.freeze). They would write
-        to each of these objects, and so copy the memory that the arbiter and all workers share: our
-        own modules' most of all, and with --preload the application's.
-        """
-        if self.supervisor is not None:
-            gc.freeze()
-        super().init_process()
-
     def init_signals(self) -> None:
         """Worker.init_signals resets what it knows of; SIGINT may be ours.
 
         The application is not loaded yet, unless by --preload: from here on it can ask.
+
+        What it has inherited is left out of its garbage collections (gc.freeze). They would write
+        to each of these objects, and so copy the memory that the arbiter and all workers share: our
+        own modules' most of all, and with --preload the application's. Not before here, for gevent
+        has patched by now, and who is too old to be patched it finds by gc.get_referrers, which
+        passes over what is frozen.
         """
         super().init_signals()
         if self.supervisor is None:
             return
+        gc.freeze()
         current.answer_with(self.phase_for_application)
         if self.settings.sigint:
             signal.signal(signal.SIGINT, self.handle_exit)
