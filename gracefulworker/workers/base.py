@@ -31,7 +31,7 @@ from gunicorn.workers.base import Worker
 
 from gracefulworker import seam
 from gracefulworker.arbiter.crew import OurWorker
-from gracefulworker.arbiter.takeover import supervise
+from gracefulworker.arbiter.takeover import Supervisor, supervise
 from gracefulworker.phases import SECOND, SETTLE_MAX, ListenerState, Phase
 from gracefulworker.shared import current, sockets
 from gracefulworker.shared.forks import at_fork
@@ -89,6 +89,11 @@ class ErrorConnection:
         return getattr(self._connection, name)
 
 
+def is_supervised(worker: GracefulWorker) -> bool:
+    """Whether an arbiter has it; asked where gunicorn's own tests have a mock in its place, too."""
+    return isinstance(worker.supervisor, Supervisor)
+
+
 class SettledConfig(Config):  # type: ignore[misc]
     """The configuration of a worker that serves: its values are plain attributes.
 
@@ -119,6 +124,9 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
 
     #: Tells who handles a request: a thread's identifier, or a greenlet.
     whoami = staticmethod(get_ident)
+
+    #: The arbiter's; None outside an arbiter, also where `__init__` has not been called.
+    supervisor: Supervisor | None = None
 
     #: Connections that are closed and still read on; made by each engine's `run`.
     lingerer: lingering.Lingerer
@@ -180,15 +188,10 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
 
         Processes that the application forks live on as the application wants, and not as this
         worker: the slot, the heartbeat and the connections' ends stay its own.
-
-        What it has inherited is left out of its garbage collections (gc.freeze). They would write
-        to each of these objects, and so copy the memory that the arbiter and all workers share: our
-        own modules' most of all, and with --preload the application's.
         """
         if self.supervisor is None:
             super().init_process()
             return
-        gc.freeze()
         at_fork(after_in_child=self.resign)
         try:
             super().init_process()
@@ -217,10 +220,17 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         """Worker.init_signals resets what it knows of; SIGINT may be ours.
 
         The application is not loaded yet, unless by --preload: from here on it can ask.
+
+        What it has inherited is left out of its garbage collections (gc.freeze). They would write
+        to each of these objects, and so copy the memory that the arbiter and all workers share: our
+        own modules' most of all, and with --preload the application's. Not before here, for gevent
+        has patched by now, and who is too old to be patched it finds by gc.get_referrers, which
+        passes over what is frozen.
         """
         super().init_signals()
         if self.supervisor is None:
             return
+        gc.freeze()
         current.answer_with(self.phase_for_application)
         if self.settings.sigint:
             signal.signal(signal.SIGINT, self.handle_exit)
@@ -238,7 +248,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Worker.run, the serving loop; the boot is over."""
-        if self.supervisor is not None:
+        if is_supervised(self):
             self.warm_up()
             self.watch.start()  # a thread, which is not to be had at some limits of a container
             self.slot.booted = 1

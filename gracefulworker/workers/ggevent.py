@@ -27,7 +27,7 @@ from gracefulworker.phases import ListenerState, Phase
 from gracefulworker.seam import Address, Config, Listener, Log, Request
 from gracefulworker.shared import sockets
 from gracefulworker.workers import accepting, lingering
-from gracefulworker.workers.base import PASS, SETTLE_PASS, GracefulWorker
+from gracefulworker.workers.base import PASS, SETTLE_PASS, GracefulWorker, is_supervised
 
 #: Seconds between two looks at closed connections whose clients have not closed yet.
 SWEEP_PASS = 0.05
@@ -167,10 +167,12 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     whoami = staticmethod(gevent.getcurrent)
 
+    server_class: Any  # GeventWorker's own, which is untyped
+
     @classmethod
     def check_config(cls, cfg: Config, log: Log) -> None:
         """:raises RuntimeError: with a server that does not call this class to handle a request."""
-        if cls.server_class is not GeventWorker.server_class or cls.wsgi_handler is not None:
+        if cls.server_class is not None or cls.wsgi_handler is not None:
             raise RuntimeError(
                 f"{cls.__name__} has a server_class or a wsgi_handler, whose requests"
                 " gracefulworker.gevent does not see and would cut: remove them, or derive"
@@ -196,11 +198,9 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         """GeventWorker.handle_quit: a greenlet ends the process, after worker_int and a moment."""
         ggevent.GeventWorker.handle_quit(self, number, frame)
 
-    def server_class(self, listener: Listener, spawn: Any, **kwargs: Any) -> StreamServer:
-        """GeventWorker.run makes its servers with this, if it is not None."""
+    def make_server(self, listener: Listener, spawn: Any, **kwargs: Any) -> StreamServer:
+        """GeventWorker.run makes its servers with `server_class`, if it is not None."""
         ssl_args = {name: kwargs[name] for name in ("ssl_context",) if name in kwargs}
-        if self.supervisor is None:
-            return StreamServer(listener, partial(self.handle, listener), spawn=spawn, **ssl_args)
         if ssl_args:
             # AsyncWorker.handle does so, when the connection is known here.
             ssl_args["do_handshake_on_connect"] = False
@@ -217,12 +217,14 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """GeventWorker.run, whose sleep `oversee` ends."""
-        if self.supervisor is None:
+        if not is_supervised(self):
             super().run()
             return
         self.lingerer = lingering.Lingerer()
         Hearing.proxied = accepting.expects_proxy_header(self.cfg)
         self.sockets = [cooperative(listener) for listener in self.sockets]
+        if self.server_class is None:
+            self.server_class = self.make_server
         self.sweep_at = 0.0  # monotonic seconds
         overseer = gevent.spawn(self.oversee, gevent.getcurrent())
         try:

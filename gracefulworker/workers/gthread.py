@@ -314,7 +314,10 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
 
     def finish_request(self, conn: ThreadConnection, fs: Future[Any]) -> None:
         """ThreadWorker.finish_request: the request is over, on the main thread."""
-        if self.supervisor is not None and self.stopping():
+        if self.supervisor is None:
+            super().finish_request(conn, fs)
+            return
+        if self.stopping():
             if fs.cancelled() and self._speak is not None:
                 self.turned_away += self._speak(conn.sock)
             elif keeps_alive(fs) and has_read_ahead(conn):
