@@ -224,8 +224,8 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         What it has inherited is left out of its garbage collections (gc.freeze). They would write
         to each of these objects, and so copy the memory that the arbiter and all workers share: our
         own modules' most of all, and with --preload the application's. Not before here, for gevent
-        has patched by now, and who is too old to be patched it finds by gc.get_referrers, which
-        passes over what is frozen.
+        has patched by now (GeventWorker.init_process), and who is too old to be patched it finds by
+        gc.get_referrers, which passes over what is frozen.
         """
         super().init_signals()
         if self.supervisor is None:
