@@ -93,33 +93,45 @@ class UnixPaths:
     """The file system names of Unix listeners, to be removed by whoever made them."""
 
     def __init__(self) -> None:
-        self._identity: dict[str, tuple[int, int]] = {}
+        #: by name: whose it is, and which file
+        self._files: dict[str, tuple[Any, tuple[int, int]]] = {}
 
-    def remember(self, listeners: list[Any]) -> None:
-        """Note which files are these listeners', while nobody can have replaced them yet."""
-        for listener in listeners:
-            name = listener.getsockname()
+    def remember(self, listeners: list[Any], ours: bool) -> None:
+        """Note which files are these listeners', while nobody can have replaced them yet.
+
+        A HUP that changes any bind closes all listeners and makes new ones: a name that has stayed
+        is another file then, and of one that has gone gunicorn leaves the file.
+
+        :param ours: whether nobody else serves from listeners that have gone.
+        """
+        unix = {one.getsockname(): one for one in listeners if one.family == socket.AF_UNIX}
+        gone = {name: self._files.pop(name) for name in [*self._files] if name not in unix}
+        if ours:
+            _unlink(gone)
+        for name, listener in unix.items():
             # An abstract name (a leading NUL) has no file.
-            if (
-                listener.family == socket.AF_UNIX
-                and isinstance(name, str)
-                and name
-                and name not in self._identity
-            ):
-                try:
-                    self._identity[name] = _identity(name)
-                except OSError:
-                    continue  # somebody removed it already
+            if not isinstance(name, str) or not name:
+                continue
+            if name in self._files and self._files[name][0] is listener:
+                continue
+            try:
+                self._files[name] = listener, _identity(name)
+            except OSError:
+                self._files.pop(name, None)  # somebody removed it already
 
     def unlink(self) -> None:
         """Remove each name, unless another process has put its own socket there since."""
-        for name, identity in self._identity.items():
-            try:
-                if _identity(name) == identity:
-                    os.unlink(name)
-            except OSError:
-                continue  # it has gone, or its directory has: nothing depends on it
-        self._identity.clear()
+        _unlink(self._files)
+        self._files.clear()
+
+
+def _unlink(files: dict[str, tuple[Any, tuple[int, int]]]) -> None:
+    for name, (_, identity) in files.items():
+        try:
+            if _identity(name) == identity:
+                os.unlink(name)
+        except OSError:
+            continue  # it has gone, or its directory has: nothing depends on it
 
 
 def _identity(name: str) -> tuple[int, int]:

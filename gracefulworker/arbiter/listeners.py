@@ -25,7 +25,7 @@ class ArbiterListeners:
 
     def remember(self) -> None:
         """Note whose the paths of Unix listeners are, before each fork."""
-        self.unix_paths.remember(self.arbiter.LISTENERS)
+        self.unix_paths.remember(self.arbiter.LISTENERS, self.are_ours())
 
     def are_ours(self) -> bool:
         """Whether nobody else serves from them: no USR2 upgrade under way, not systemd's."""

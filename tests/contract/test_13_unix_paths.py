@@ -52,3 +52,45 @@ def test_the_path_of_the_next_instance_is_left_alone(serve, worker):
         successor.bind(str(path))
         assert_clean(server)
         assert path.exists()
+
+
+#: Another path after the first HUP, and the first one stays.
+RELOADED = """
+import os, pathlib
+_here = pathlib.Path({directory!r})
+bind = ["unix:" + str(_here / "stays.sock"), "unix:" + str(_here / "goes.sock")]
+if (_here / "reload").exists():
+    bind[1] = "unix:" + str(_here / "comes.sock")
+"""
+
+
+def reload_binds(serve, worker, tmp_path):
+    """A service whose HUP has changed one of its binds; the paths that there are now."""
+    server = serve(
+        worker, delay=0, listen=(), config=RELOADED.format(directory=str(tmp_path)), ready=False
+    )
+    server.wait_log("^app imported")
+    (tmp_path / "reload").touch()
+    server.signal(signal.SIGHUP)
+    server.wait_log("^app imported", count=2)
+    server.wait_log("^Worker exiting")
+    return server, sorted(path.name for path in tmp_path.glob("*.sock"))
+
+
+def test_paths_after_a_hup_that_changed_a_bind(serve, worker, tmp_path):
+    """The one that has gone is removed at once, and those that have come or stayed at the end."""
+    server, there = reload_binds(serve, worker, tmp_path)
+    assert there == ["comes.sock", "stays.sock"]
+    server.terminate()
+    assert_clean(server)
+    assert not list(tmp_path.glob("*.sock"))
+
+
+@pytest.mark.control(13)
+def test_paths_after_a_hup_that_changed_a_bind_on_stock(serve, tmp_path):
+    """Stock leaves the one that has gone for ever."""
+    server, there = reload_binds(serve, "sync", tmp_path)
+    assert there == ["comes.sock", "goes.sock", "stays.sock"]
+    server.signal(signal.SIGTERM)
+    server.wait_gone()
+    assert [path.name for path in tmp_path.glob("*.sock")] == ["goes.sock"]
