@@ -7,6 +7,7 @@ and says and calls the rest. Nothing is decided here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gunicorn import systemd
+from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from gracefulworker import phases
@@ -228,6 +230,21 @@ class Shutdown:
         ):
             if cfg.settings[name].get() is not cfg.settings[name].default:
                 cfg.set(name, guarded)
+
+    def call_own_handler(self, name: str, handler: Callable[[], object]) -> None:
+        """Call an Arbiter subclass's handler that ours stands in for, if it is not gunicorn's.
+
+        It ends in gunicorn's own, which leaves the main loop by StopIteration: what follows is
+        ours. One that does without has been told, and the phase has moved.
+        """
+        if getattr(handler, "__func__", None) is getattr(Arbiter, name):
+            return
+
+        def call() -> None:
+            with contextlib.suppress(StopIteration):
+                handler()
+
+        self._call(name, call)
 
     def _call(self, name: str, function: Callable[..., object], *args: object) -> None:
         self.user_code.call(name, function, *self._limits, *args)

@@ -177,6 +177,7 @@ class Supervisor:
         if self.shutdown.progress.phase == Phase.SERVING:
             # Queued before our signal handler was installed.
             self.shutdown.feed(Signal("SIGTERM"))
+        self.shutdown.call_own_handler("handle_term", self.stock.handle_term)
         self.shutdown.tick()
 
     def handle_int(self) -> None:
