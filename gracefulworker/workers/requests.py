@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
+from urllib.parse import unquote_to_bytes
 
 from gunicorn.http import wsgi
 from gunicorn.http.wsgi import Response
@@ -144,7 +145,8 @@ def leave_probes_out(worker: RequestWorker, judges: dict[str, Judge]) -> None:
     def pre_request(worker: RequestWorker, request: seam.Request) -> None:
         """All handle_requests call it before they count the request."""
         stock_pre_request(worker, request)
-        if request.path in paths:
+        path = request.path
+        if (unquote_to_bytes(path).decode("latin-1") if "%" in path else path) in paths:
             worker.nr -= 1
 
     def access(response: Any, request: Any, environ: Any, took: Any) -> None:

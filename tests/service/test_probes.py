@@ -95,8 +95,9 @@ def test_probes_are_logged_when_asked_for(serve, worker):
 @pytest.mark.tracker(2602)
 def test_probes_are_not_counted_for_max_requests(serve, worker):
     server = serve(worker, config=PATHS, options=("--max-requests", "3"))  # the start asks once
-    for _ in range(5):
-        assert server.fetch("/readyz").status == 200
+    for path in ("/readyz", "/%72eadyz", "/readyz?a=%72", "/r%65ady%7A", "/readyz"):
+        assert server.fetch(path).status == 200
+        assert said(server.fetch(path))[0] == 200  # by us
     assert server.fetch("/fast").kind == "response"
     assert len(server.worker_pids) == 1 and not server.grep("^Autorestarting")
     server.fetch("/fast")
@@ -273,7 +274,7 @@ def test_the_users_check(serve, worker):
         ("None", 200, "ready"),
         ("False", 503, "graceful_readiness_check returned False"),
         ("'no database'", 503, "no database"),
-        ("1 / 0", 503, "graceful_readiness_check raised ZeroDivisionError"),
+        ("1 / 0", 503, "graceful_readiness_check failed"),
     ):
         says.write_text(text)
         for got, body in (said(server.fetch("/readyz")), ask(server)):
