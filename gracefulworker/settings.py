@@ -13,6 +13,8 @@ capitals. The environment wins, as gunicorn's command line wins over its file.
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -119,6 +121,14 @@ class FileName:
             value = value.__fspath__()
         if not isinstance(value, str) or not value.strip() or value.endswith("/"):
             raise ValueError("is not a file's name: give one such as /tmp/shutdown.json")
+        try:
+            has_nul = b"\0" in os.fsencode(value)
+        except UnicodeEncodeError:
+            has_nul = True  # or a character that the file system cannot have
+        if has_nul:
+            raise ValueError(
+                "has a character that no file's name can have: give one such as /tmp/shutdown.json"
+            )
         return value
 
 
@@ -141,7 +151,10 @@ class Path:
 
 @dataclass(frozen=True)
 class Requests:
-    """Paths with or without a query, in their order; commas between them in the environment."""
+    """Paths with or without a query, in their order; commas between them in the environment.
+
+    There a list may be written as in the config file, too: a comma in a query needs that.
+    """
 
     meaning: str
     unit = "path,..."
@@ -151,12 +164,20 @@ class Requests:
 
         :raises ValueError: with the rest of a sentence that begins with setting and value.
         """
-        listed = value.split(",") if isinstance(value, str) else value
+        listed = value
+        if isinstance(value, str):
+            listed = value.split(",")
+            if value.lstrip().startswith("["):
+                with contextlib.suppress(ValueError, SyntaxError):  # then it is no list of paths
+                    listed = ast.literal_eval(value.strip())
         if isinstance(listed, (list, tuple)) and all(isinstance(path, str) for path in listed):
             paths = tuple(path.strip() for path in listed)
             if all(re.fullmatch(r"/[^\s#]*", path) for path in paths):
                 return paths
-        raise ValueError('is not a list of paths: give some, such as ["/", "/login"]')
+        raise ValueError(
+            "is not a list of paths that begin with a slash: give some, such as /,/login in the"
+            ' environment or ["/", "/login"] in the config file'
+        )
 
 
 @dataclass(frozen=True)
@@ -182,7 +203,7 @@ class Address:
 
         :raises ValueError: with the rest of a sentence that begins with setting and value.
         """
-        found = re.fullmatch(r"(\[[^][]+\]|[^][:/\s]*):(\d{1,5})", str(value).strip())
+        found = re.fullmatch(r"(\[[^][\0]+\]|[^][:/\s\0]*):(\d{1,5})", str(value).strip())
         if not found or int(found[2]) > 65535:
             raise ValueError("is not an address: give HOST:PORT, such as 0.0.0.0:8081")
         return HostPort(found[1].strip("[]") or "0.0.0.0", int(found[2]))

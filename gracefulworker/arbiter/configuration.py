@@ -93,11 +93,13 @@ class Configuration:
         try:
             self._probes.follow(self.settings)
             self._probes_wait = False
-        except OSError as error:
-            if self.arbiter.master_pid and error.errno == errno.EADDRINUSE:
+        except (OSError, TypeError, ValueError) as error:  # the latter two: NUL, surrogates
+            number = getattr(error, "errno", None)
+            if self.arbiter.master_pid and number == errno.EADDRINUSE:
                 self._probes_wait = True
                 return
             raise settings.SettingsError(
-                f"graceful_probe_bind = {self.settings.probe_bind} cannot be listened on"
-                f" ({error.strerror}): give an address of this machine and a port that is free"
+                f"graceful_probe_bind = {self.settings.probe_bind!s:.100} cannot be listened on"
+                f" ({getattr(error, 'strerror', None) or 'this is no host name'}): give an address"
+                " of this machine and a port that is free"
             ) from None

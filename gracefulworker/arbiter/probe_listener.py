@@ -67,7 +67,7 @@ class ProbeListener:
     def follow(self, settings: Settings) -> None:
         """Answer as these settings say, and where; on an error things are as before.
 
-        :raises OSError: the address cannot be listened on.
+        :raises OSError, TypeError, ValueError: the address cannot be listened on.
         """
         if settings.probe_bind == self._address:
             self.settings = settings
@@ -176,7 +176,7 @@ class ProbeListener:
 
 
 def _listen(address: HostPort) -> Any:
-    """:raises OSError: nobody may listen there, or somebody does."""
+    """:raises OSError, TypeError, ValueError: nobody may listen there, somebody does; no name."""
     family = _socket.AF_INET6 if ":" in address.host else _socket.AF_INET
     listener = _socket.socket(family, _socket.SOCK_STREAM)
     listener.settimeout(None)  # the user's code may have set a default
@@ -184,7 +184,7 @@ def _listen(address: HostPort) -> Any:
         listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
         listener.bind((address.host, address.port))
         listener.listen(VISITORS)
-    except OSError:
+    except (OSError, TypeError, ValueError):
         listener.close()
         raise
     return listener

@@ -32,6 +32,9 @@ LATE_LEAST = 1.0
 #: How much longer a delay is proposed then.
 LONGER = 1.5
 
+#: Links that lead from one to the next at the most, as in `/dev/stdout`.
+LINKS = 8
+
 #: What the metrics' names begin with, after gunicorn's --statsd-prefix.
 METRIC = "gunicorn.graceful."
 
@@ -86,16 +89,58 @@ def _seconds(began: int, at: int) -> float:
 
 
 def write(log: Any, report: Report, path: str) -> None:
-    """Write the report to a file, whole or not at all; a file that cannot be is a log line."""
-    unfinished = f"{path}.{os.getpid()}"
+    """Write the report to a file; one that cannot be written is a log line.
+
+    A regular file is replaced, whole or not at all, and so is a link to one. What is none is
+    written into: /dev/stdout, replaced by root, would be lost to the whole machine.
+    """
+    words = json.dumps(report) + "\n"
     try:
-        with open(unfinished, "w", encoding="utf-8") as file:
-            file.write(json.dumps(report) + "\n")
-        os.replace(unfinished, path)
-    except OSError as error:
+        fd = _own_descriptor(path)
+        if fd is None and os.path.exists(path) and not os.path.isfile(path):
+            # A pipe that nobody reads would hold the exit up.
+            fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        if fd is None:
+            _replace(path, words)
+        else:
+            with open(fd, "w", encoding="utf-8") as file:
+                file.write(words)
+    except (OSError, ValueError) as error:
         log.warning("the report could not be written: %s", error)
+
+
+def _own_descriptor(path: str) -> int | None:
+    """A copy of the descriptor that a name such as /dev/stdout leads to; None when it does not.
+
+    To open it anew is not the same: a file would be written from its begin, and a socket cannot be.
+
+    :raises OSError: it is closed.
+    """
+    for _ in range(LINKS):
+        directory, name = os.path.split(path)
+        if name.isdigit() and os.path.realpath(directory) == f"/proc/{os.getpid()}/fd":
+            return os.dup(int(name))
+        if not os.path.islink(path):
+            break
+        path = os.path.join(directory, os.readlink(path))
+    return None
+
+
+def _replace(path: str, words: str) -> None:
+    """:raises OSError: its directory is not there, or may not be written to."""
+    unfinished = f"{path}.{os.getpid()}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(unfinished)  # PID 1 was PID 1 before it was killed, too
+    # In a directory of everybody's, what comes there now is somebody's trap.
+    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    try:
+        with open(fd, "w", encoding="utf-8") as file:
+            file.write(words)
+        os.replace(unfinished, path)
+    except OSError:
         with contextlib.suppress(OSError):
             os.unlink(unfinished)
+        raise
 
 
 def measure(log: Any, report: Report) -> None:

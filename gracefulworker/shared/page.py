@@ -46,7 +46,10 @@ NAME = "gracefulworker"
 
 
 def _memory() -> mmap.mmap:
-    """Shared memory that forked processes inherit; of a name, where the system has such (Linux)."""
+    """Shared memory that forked processes inherit; of a name, where the system has such (Linux).
+
+    Without a name `gracefulworker drain` does not find the service; nothing else differs.
+    """
     try:
         fd = os.memfd_create(NAME)
     except (AttributeError, OSError):  # macOS; a sandbox that forbids it
@@ -54,6 +57,8 @@ def _memory() -> mmap.mmap:
     try:
         os.ftruncate(fd, SIZE)
         return mmap.mmap(fd, SIZE)  # which keeps a descriptor of its own
+    except OSError:  # a limit on the size of files (RLIMIT_FSIZE; Python ignores its signal)
+        return mmap.mmap(-1, SIZE)
     finally:
         os.close(fd)
 

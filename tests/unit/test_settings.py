@@ -143,12 +143,24 @@ def test_warm_up_is_a_list_or_its_text():
     assert read({"graceful_warmup": []}).warmup == ()
 
 
+@pytest.mark.parametrize("value", ('["/", "/login?next=a,b"]', "['/', '/login?next=a,b',]"))
+def test_warm_up_in_the_environment_may_be_written_as_in_the_file(value):
+    assert read({}, {"GRACEFUL_WARMUP": value}).warmup == ("/", "/login?next=a,b")
+
+
+@pytest.mark.contract(14)
+@pytest.mark.parametrize("value", ("[", "['/'", '["login"]', "[1]", "[/]", "[__import__('os')]"))
+def test_a_list_in_the_environment_that_is_none_is_refused(value):
+    assert "is not a list of paths" in refused({}, {"GRACEFUL_WARMUP": value})
+
+
 @pytest.mark.contract(14)
 @pytest.mark.parametrize("value", ["login", ["login"], [1], 1, "/a,,/b"])
 def test_bad_warm_up_is_refused(value):
     assert refused({"graceful_warmup": value}) == (
-        f"graceful_warmup = {value!r} in the config file is not a list of paths: "
-        'give some, such as ["/", "/login"]'
+        f"graceful_warmup = {value!r} in the config file is not a list of paths that begin with a"
+        " slash: give some, such as /,/login in the environment or "
+        '["/", "/login"] in the config file'
     )
 
 
