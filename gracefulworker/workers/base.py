@@ -31,7 +31,7 @@ from gunicorn.workers.base import Worker
 
 from gracefulworker import seam
 from gracefulworker.arbiter.crew import OurWorker
-from gracefulworker.arbiter.takeover import supervise
+from gracefulworker.arbiter.takeover import Supervisor, supervise
 from gracefulworker.phases import SECOND, SETTLE_MAX, ListenerState, Phase
 from gracefulworker.shared import current, sockets
 from gracefulworker.workers import accepting, lingering
@@ -68,6 +68,11 @@ def _nothing_to_end() -> None:
     """Without HTTP/2."""
 
 
+def is_supervised(worker: GracefulWorker) -> bool:
+    """Whether an arbiter has it; asked where gunicorn's own tests have a mock in its place, too."""
+    return isinstance(worker.supervisor, Supervisor)
+
+
 class SettledConfig(Config):  # type: ignore[misc]
     """The configuration of a worker that serves: its values are plain attributes.
 
@@ -98,6 +103,9 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
 
     #: Tells who handles a request: a thread's identifier, or a greenlet.
     whoami = staticmethod(get_ident)
+
+    #: The arbiter's; None outside an arbiter, also where `__init__` has not been called.
+    supervisor: Supervisor | None = None
 
     #: Connections that are closed and still read on; made by each engine's `run`.
     lingerer: lingering.Lingerer
@@ -147,25 +155,21 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
 
     # Boot
 
-    def init_process(self) -> None:
-        """Worker.init_process: the worker's life, in its own process.
-
-        What it has inherited is left out of its garbage collections (gc.freeze). They would write
-        to each of these objects, and so copy the memory that the arbiter and all workers share: our
-        own modules' most of all, and with --preload the application's.
-        """
-        if self.supervisor is not None:
-            gc.freeze()
-        super().init_process()
-
     def init_signals(self) -> None:
         """Worker.init_signals resets what it knows of; SIGINT may be ours.
 
         The application is not loaded yet, unless by --preload: from here on it can ask.
+
+        What it has inherited is left out of its garbage collections (gc.freeze). They would write
+        to each of these objects, and so copy the memory that the arbiter and all workers share: our
+        own modules' most of all, and with --preload the application's. Not before here, for gevent
+        has patched by now (GeventWorker.init_process), and who is too old to be patched it finds by
+        gc.get_referrers, which passes over what is frozen.
         """
         super().init_signals()
         if self.supervisor is None:
             return
+        gc.freeze()
         current.answer_with(self.phase_for_application)
         if self.settings.sigint:
             signal.signal(signal.SIGINT, self.handle_exit)
@@ -182,7 +186,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Worker.run, the serving loop; the boot is over."""
-        if self.supervisor is not None:
+        if is_supervised(self):
             self.warm_up()
             self.slot.booted = 1
             self.page.state()  # the last one to boot sees that all are up

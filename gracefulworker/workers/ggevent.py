@@ -27,7 +27,7 @@ from gracefulworker.phases import ListenerState, Phase
 from gracefulworker.seam import Address, Listener, Request
 from gracefulworker.shared import sockets
 from gracefulworker.workers import accepting, lingering
-from gracefulworker.workers.base import PASS, SETTLE_PASS, GracefulWorker
+from gracefulworker.workers.base import PASS, SETTLE_PASS, GracefulWorker, is_supervised
 
 #: Seconds between two looks at closed connections whose clients have not closed yet.
 SWEEP_PASS = 0.05
@@ -157,6 +157,8 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     whoami = staticmethod(gevent.getcurrent)
 
+    server_class: Any  # GeventWorker's own, which is untyped
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: from accept to close, also before its greenlet has run
@@ -170,11 +172,9 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         else:
             super(ggevent.GeventWorker, self).notify()
 
-    def server_class(self, listener: Listener, spawn: Any, **kwargs: Any) -> StreamServer:
-        """GeventWorker.run makes its servers with this, if it is not None."""
+    def make_server(self, listener: Listener, spawn: Any, **kwargs: Any) -> StreamServer:
+        """GeventWorker.run makes its servers with `server_class`, if it is not None."""
         ssl_args = {name: kwargs[name] for name in ("ssl_context",) if name in kwargs}
-        if self.supervisor is None:
-            return StreamServer(listener, partial(self.handle, listener), spawn=spawn, **ssl_args)
         if ssl_args:
             # AsyncWorker.handle does so, when the connection is known here.
             ssl_args["do_handshake_on_connect"] = False
@@ -191,9 +191,11 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """GeventWorker.run, whose sleep `oversee` ends."""
-        if self.supervisor is not None:
+        if is_supervised(self):
             self.lingerer = lingering.Lingerer()
             self.sweep_at = 0.0  # monotonic seconds
+            if self.server_class is None:
+                self.server_class = self.make_server
             gevent.spawn(self.oversee, gevent.getcurrent())
         super().run()
 

@@ -96,6 +96,9 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
 
         The pool's threads are not joined: see `gracefulworker.arbiter.leaving`.
         """
+        if self.supervisor is None:
+            super().handle_quit(number, frame)
+            return
         self._running = False
         Worker.handle_quit(self, number, frame)
 
@@ -217,7 +220,10 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
 
     def finish_request(self, conn: ThreadConnection, fs: Future[Any]) -> None:
         """ThreadWorker.finish_request: the request is over, on the main thread."""
-        if self.supervisor is not None and self.stopping():
+        if self.supervisor is None:
+            super().finish_request(conn, fs)
+            return
+        if self.stopping():
             if fs.cancelled() and self._speak is not None:
                 self.turned_away += self._speak(conn.sock)
             elif has_read_ahead(conn, fs):
