@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import select
 
+from gracefulworker.seam import Listener
+
 #: accept() has nothing: not yet, or not any more. A Unix listener that was gated says EINVAL when
 #: its queue is empty. (ECONNABORTED is no end of the queue: one in it has left.)
 NOBODY_WAITS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINVAL)
@@ -17,6 +19,16 @@ NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 #: Bound before the gevent worker patches `select`, after the fork: this must not yield.
 poll = select.poll
+
+
+def nobody_waits(listener: Listener, error: OSError) -> bool:
+    """Whether accept() failed since the queue is empty.
+
+    Linux looks for a descriptor first, so it says EMFILE of an empty queue, too.
+    """
+    if error.errno in NO_ROOM:
+        return not readable([listener.fileno()])
+    return error.errno in NOBODY_WAITS
 
 
 def readable(fds: list[int]) -> set[int]:

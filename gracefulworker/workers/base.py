@@ -239,6 +239,8 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         """Worker.load_wsgi sets `wsgi`; from here on it is the application, wrapped."""
         super().load_wsgi()
         if self.supervisor is not None:
+            if self.cfg.is_ssl and self.cfg.suppress_ragged_eofs:
+                websockets.spare_alerts(self.cfg)  # before the engines make contexts of their own
             self.wsgi = wrap_application(self.wsgi, self)
             if seam.offers_http2(self.cfg):
                 from gracefulworker.workers import http2
@@ -257,8 +259,6 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
                 return
             if type(self.cfg) is Config:
                 self.cfg.__class__ = SettledConfig
-            if self.cfg.is_ssl and self.cfg.suppress_ragged_eofs:
-                websockets.spare_alerts(self.cfg)
             self.broadcast.nudge.give()
         super().run()
 

@@ -115,7 +115,7 @@ class Server(StreamServer):  # type: ignore[misc]
             except ConnectionAbortedError:
                 continue  # it has left, others may wait
             except OSError as error:
-                if error.errno in sockets.NOBODY_WAITS:
+                if sockets.nobody_waits(listener, error):
                     return None
                 if error.errno in sockets.NO_ROOM and self.worker.lingerer.thin():
                     continue

@@ -212,13 +212,14 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
         except ConnectionAbortedError:
             return True  # it has left, others may wait
         except OSError as error:
-            if error.errno in sockets.NO_ROOM:
-                if self.lingerer.thin():
-                    return True
-                self.pause.begin(holds=self.nr_conns > 0)
-                self.set_accept_enabled(False)
-            elif error.errno not in sockets.NOBODY_WAITS:
+            if sockets.nobody_waits(listener, error):
+                return False
+            if error.errno not in sockets.NO_ROOM:
                 raise
+            if self.lingerer.thin():
+                return True
+            self.pause.begin(holds=self.nr_conns > 0)
+            self.set_accept_enabled(False)
             return False
         self.pause.since = 0.0
         if self.lingerer:

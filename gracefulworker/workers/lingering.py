@@ -132,14 +132,14 @@ class Lingerer:
             that was free, so it tells how many are taken.
         :return: whether descriptors are scarce and none lingers.
         """
-        scarce = newcomer >= self._scarce
-        if scarce or len(self._last_ends) > LINGERERS:
-            return not self.thin() and scarce
+        over = newcomer - self._scarce
+        if over >= 0 or len(self._last_ends) > LINGERERS:
+            return not self.thin(max(over, 0) + THINNING) and over >= 0
         return False
 
-    def thin(self) -> bool:
+    def thin(self, number: int = THINNING) -> bool:
         """Close the most idle ones; False when there is none."""
-        thinned = list(itertools.islice(self._idle_ends, THINNING))
+        thinned = list(itertools.islice(self._idle_ends, number))
         for fd in thinned:
             self._close(fd)
         return bool(thinned)

@@ -176,8 +176,9 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         except OSError as error:
             if error.errno not in sockets.NO_ROOM:
                 raise
-            if not self.lingerer.thin() and not self.thin_silent():
-                self.pause.begin(holds=False)
+            if not sockets.nobody_waits(listener, error):
+                if not self.lingerer.thin() and not self.thin_silent():
+                    self.pause.begin(holds=False)
             raise BlockingIOError(errno.EAGAIN, "no descriptor is free") from error
         self.pause.since = 0.0
         if (crowded or self.silent) and self.lingerer.make_room(fd):
@@ -207,7 +208,7 @@ class SyncWorker(GracefulWorker, sync.SyncWorker):  # type: ignore[misc]
         try:
             return listener._accept()
         except OSError as error:
-            if error.errno not in sockets.NOBODY_WAITS:
+            if not sockets.nobody_waits(listener, error):
                 raise
             if state == ListenerState.SEALED:
                 self.close_listeners([listener])

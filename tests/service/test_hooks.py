@@ -165,7 +165,7 @@ def test_what_is_not_known_is_not_said(serve, tmp_path):
     assert line.message.endswith("what workers of another class have served and lost is not known")
     report = json.loads(path.read_text())
     unknown = {"outcome", "last_connection", "accepted", "served", "told_to_close"}
-    unknown |= {"closed_idle", "from_queue", "cut"}
+    unknown |= {"closed_idle", "from_queue", "websockets_told", "cut"}
     assert {key for key, value in report.items() if value is None} == unknown
     assert report["killed"] == 0 and server.status == 0
 

@@ -59,7 +59,8 @@ def test_no_new_connection_is_said_so(serve, worker):
         0.2 <= figures.pop("after") <= server.wait_gone() - server.term_at + 0.05
     )  # it is rounded
     assert figures == {
-        "served": 0, "last": None, "told": 0, "idle": 0, "queue": 0, "cut": 0
+        "served": 0, "last": None, "told": 0, "idle": 0, "queue": 0, "cut": 0,
+        "websockets": None,
     }  # fmt: skip
 
 

@@ -101,7 +101,8 @@ def test_a_server_of_another_kind_can_have_the_hook(serve):
     held.release()
     assert client.ending().status == 200
     client.close()  # or gunicorn's own stop waits for it
-    assert_clean(server)
+    server.wait_gone()
+    assert server.status == 0 and server.grep("^stopped: after ")
 
 
 def test_a_subclass_may_leave_the_listeners_as_they_are(serve):
