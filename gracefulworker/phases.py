@@ -220,7 +220,12 @@ class Reload:
 
 @dataclass(frozen=True)
 class Halted:
-    """The main loop is left for good; for a quick stop once more when its workers have gone."""
+    """The main loop is left for good; for a quick stop once more when its workers have gone.
+
+    :param wait: seconds that gunicorn's own stop waits for workers.
+    """
+
+    wait: float = 0.0
 
 
 Event = Signal | DrainRequest | Look | Gated | Reload | Halted
@@ -278,7 +283,7 @@ def step(at: Progress, event: Event, now: int, plan: Plan) -> Step:
         case Signal(name):
             return _signal(at, name, now, plan)
         case DrainRequest():
-            if at.phase > Phase.SERVING:
+            if at.phase > Phase.SERVING or at.quick or at.exit_by:
                 return Step(at)
             return _begin_lame_duck(replace(at, asked=True, cause=DRAIN_REQUEST), now)
         case Look():
@@ -287,8 +292,8 @@ def step(at: Progress, event: Event, now: int, plan: Plan) -> Step:
             return _begin_draining(at, listeners, now, plan)
         case Reload(begins):
             return Step(replace(at, reloading=begins))
-        case Halted():
-            return _halt(at, now, plan)
+        case Halted(wait):
+            return _halt(at, wait, now, plan)
 
 
 def _signal(at: Progress, name: str, now: int, plan: Plan) -> Step:
@@ -301,7 +306,7 @@ def _signal(at: Progress, name: str, now: int, plan: Plan) -> Step:
         if not at.quick:
             at = replace(at, quick=name, quick_at=now)
             if at.exit_by:
-                at = replace(at, exit_by=min(at.exit_by, now + QUICK_LIMIT * SECOND))
+                at = replace(at, exit_by=min(at.exit_by, now + 2 * QUICK_LIMIT * SECOND))
         return Step(at, (Do.WAKE, Do.END_USER_CODE))
     if not at.term_at:
         # A SIGTERM right after the drain request is the cause, if nobody has been told another.
@@ -327,7 +332,11 @@ def _look(at: Progress, seen: Look, now: int, plan: Plan) -> Step:
         at = replace(at, said=Phase.LAME_DUCK)
         return Step(at, then=(Then.ANNOUNCE_LAME_DUCK, Then.LOOK))
     if at.phase == Phase.LAME_DUCK:
-        return _wait_for_delay(at, seen, now, plan)
+        waiting = _wait_for_delay(at, seen, now, plan)
+        if at.quick and not seen.main_loop:
+            again = now + round(END_AGAIN * SECOND)
+            return replace(waiting, do=(*waiting.do, Do.END_USER_CODE), due=again)
+        return waiting
     if at.listeners == ListenerState.GATED:
         sealing = _seal(at, seen, now)
     else:
@@ -415,13 +424,12 @@ def _watch_user_code(at: Progress, seen: Look, now: int, plan: Plan) -> Step:
     return Step(at, (Do.END_USER_CODE,), due=now + round(END_AGAIN * SECOND))
 
 
-def _halt(at: Progress, now: int, plan: Plan) -> Step:
+def _halt(at: Progress, wait: float, now: int, plan: Plan) -> Step:
     margin = round(KILL_MARGIN * SECOND)
     if at.quick:
         return _halted(at, max(at.exit_by, now) + QUICK_LIMIT * SECOND)
     if at.phase != Phase.DRAINING or not plan.drains:
-        # gunicorn's own stop is still to come, and waits so long for workers.
-        return _halted(at, max(at.deadline, now + round(plan.finish * SECOND)) + margin)
+        return _halted(at, max(at.deadline, now + round(wait * SECOND)) + margin)
     halted = _halted(replace(at, phase=Phase.STOPPED), max(at.kill_at, now + margin))
     return replace(halted, do=(Do.CLOSE_ALL, Do.PUBLISH))
 

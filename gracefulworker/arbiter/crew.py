@@ -102,6 +102,7 @@ class Crew:
         self.stops = False  # the service ends, maybe at once: nobody who has gone is missed
         self.back_off = BackOff()
         self._seats: list[Any] = []  # our workers whose slots have not been folded yet
+        self._looked_at = 0  # ns at which all seats that are left were alive
         self._handover = Handover()
         self.killed: set[int] = set()  # the process ids of those that had to be
 
@@ -213,13 +214,13 @@ class Crew:
             worker.tmp.close()  # stock leaves it open after a failed boot
             if self.page.phase > Phase.SERVING or self.stops:
                 slot.cut += slot.in_flight  # it did not come back to clear this
-                if self.page.is_overdue():
+                if self.page.is_overdue(self._looked_at):
                     slot.cut = slot.cut or 1  # its exit, which it could not name itself
                 self.totals.fold(slot)
             if slot.drained:
                 self._emptied.update(worker.sockets)
             self.page.free_slot(slot)
-        self._seats = staying
+        self._seats, self._looked_at = staying, time.monotonic_ns()
         return failed
 
     # Spawning
@@ -368,10 +369,8 @@ class Crew:
         has = ""
         if isinstance(worker, OurWorker):
             has = f", with {worker.slot.in_flight} requests"
-            worker.slot.cut += not worker.slot.in_flight
-        self.arbiter.log.warning(
-            "worker (pid: %s) is still there after the deadline%s: killed", pid, has
-        )
+            worker.slot.cut = worker.slot.cut or int(not worker.slot.in_flight)
+        self.arbiter.log.warning("worker (pid: %s) has not ended in time%s: killed", pid, has)
 
 
 def _member(worker: Any, hangs_since: float) -> Member:

@@ -52,6 +52,7 @@ class Shutdown:
         self.leaving = Leaving(arbiter.log)
         self.progress = phases.Progress()
         self.due = 0  #: ns at which to look again, 0 for whenever
+        self._watch: Watch | None = None  # from halt on
         self._guarded: Any = None  # the configuration whose hooks are
         self._broadcast = broadcast
         self._traffic = Traffic(crew)
@@ -181,6 +182,7 @@ class Shutdown:
                     raise HaltServer(f"{cut} requests were cut", EXIT_CUT)
                 raise StopIteration
             case Then.LOOK:
+                self.arbiter.reap_workers()  # user code may have taken its time
                 self.feed(self._look(main_loop=True))
 
     def _announce_lame_duck(self) -> None:
@@ -268,12 +270,16 @@ class Shutdown:
 
     def begin_halt(self) -> None:
         """The main loop has been left: gunicorn's halt is next, and has a deadline."""
-        self.feed(phases.Halted())
-        watch = Watch(self.stand_in)
-        threads = self.configuration.settings.threads
-        self.leaving.begin(self.progress.exit_by, threads, watch.stop)
+        self.feed(phases.Halted(self.arbiter.cfg.graceful_timeout))
+        self._watch = Watch(self.stand_in)
         with contextlib.suppress(RuntimeError):  # there can be no more threads
-            watch.start()
+            self._watch.start()
+
+    def begin_exit(self) -> None:
+        """gunicorn's stop is over; if that was halt's, what follows is the exit."""
+        if self._watch is not None and not self.leaving.has_begun():
+            threads = self.configuration.settings.threads
+            self.leaving.begin(self.progress.exit_by, threads, self._watch.stop)
 
     def report(self) -> None:
         """The last words, to whomever wants them, if anything was to be ended in order."""

@@ -32,6 +32,7 @@ class Signals:
         self.pid = os.getpid()
         self._nudge = nudge
         self._mask_before_fork: set[Any] | None = None
+        self._handlers = Signals._on_stopping.__code__, Signals._on_request.__code__
 
     def install(self) -> None:
         for number in STOPPING:
@@ -55,7 +56,7 @@ class Signals:
         with user_code.set_aside():
             self.shutdown.feed(Signal(signal.Signals(number).name))
             self.arbiter.signal(number, frame)
-        user_code.raise_if_over()
+        user_code.raise_if_over(frame, self._handlers)
 
     def _on_request(self, number: int, frame: FrameType | None) -> None:
         """`gracefulworker drain`, or `UserCode.end` in another thread."""
@@ -64,7 +65,7 @@ class Signals:
         user_code = self.shutdown.user_code
         with user_code.set_aside():
             self.shutdown.feed(DrainRequest())
-        user_code.raise_if_over()
+        user_code.raise_if_over(frame, self._handlers)
 
     # Around each fork
 

@@ -194,7 +194,7 @@ class Supervisor:
         # Arbiter.stop waits as long as graceful_timeout says, also for a quick stop.
         self.arbiter.cfg.set("graceful_timeout", QUICK_LIMIT)
         self.listeners.leave_at_once()
-        self.shutdown.feed(Halted())
+        self.shutdown.feed(Halted(QUICK_LIMIT))
         handler()
 
     def handle_hup(self) -> None:
@@ -329,6 +329,7 @@ class Supervisor:
         self.crew.stops = True
         self.shutdown.guard_hooks()
         self.stock.stop(graceful)
+        self.shutdown.begin_exit()
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
         """Arbiter.halt, which ends in SystemExit; the last line in the log is ours."""
@@ -336,6 +337,8 @@ class Supervisor:
         try:
             self.stock.halt(reason=reason, exit_status=exit_status)
         except SystemExit as stop:
+            if os.getpid() != self.pid:
+                raise  # on_exit has forked
             self.shutdown.report()
             if not stop.code and self.crew.killed and not self.shutdown.progress.quick:
                 stop.code = EXIT_CUT

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
+from types import CodeType, FrameType
 
 from gracefulworker import seam
 from gracefulworker.arbiter.watch import Watch
 from gracefulworker.shared.page import ASK
+from gracefulworker.shared.unpatched import original
 
 
 class Overtime(BaseException):
@@ -30,6 +31,9 @@ class UserCode:
         self.log = log
         self._running = False
         self._over = False
+        # Native, for a config file can have gevent patch the arbiter.
+        self._get_ident = original("_thread", "get_ident")
+        self._main = self._get_ident()
         #: ns until which the present one may run; 0 when there is none
         self.until: Callable[[], int] = int
 
@@ -70,20 +74,22 @@ class UserCode:
 
         :raises Overtime: its time was over.
         """
-        pid = os.getpid()
-        watch = Watch(look)
-        watch.start()
+        pid, before = os.getpid(), (self._running, self.until)
+        watch, is_watched = Watch(look), False
+        with contextlib.suppress(RuntimeError):  # there can be no more threads
+            watch.start()
+            is_watched = True
         try:
             try:
                 self._over, self.until, self._running = False, until, True
                 function(*args)
             finally:
-                self._running, self.until = False, int
+                self._running, self.until = before
         except Overtime:
-            self._running, self.until = False, int
+            self._running, self.until = before
             raise Overtime(f"{name} was still running when its time was over: ended") from None
         finally:
-            if os.getpid() == pid:
+            if is_watched and os.getpid() == pid:
                 watch.stop()
 
     @contextlib.contextmanager
@@ -98,15 +104,20 @@ class UserCode:
     def end(self) -> None:
         """Its time is over: the main thread's next `raise_if_over` ends it."""
         self._over = True
-        main = threading.main_thread().ident
-        if self._running and main is not None and threading.get_ident() != main:
-            signal.pthread_kill(main, ASK)  # whose handler ends with `raise_if_over`
+        if self._running and self._get_ident() != self._main:
+            signal.pthread_kill(self._main, ASK)  # whose handler ends with `raise_if_over`
 
-    def raise_if_over(self) -> None:
+    def raise_if_over(self, frame: FrameType | None, handlers: tuple[CodeType, ...]) -> None:
         """At the end of a signal handler.
 
+        :param frame: what the signal has interrupted; if that is another one of `handlers`, which
+            has not set the function aside yet, its signal would be lost.
         :raises Overtime: into the function that runs.
         """
+        while frame is not None:
+            if frame.f_code in handlers:
+                return  # `end` comes again
+            frame = frame.f_back
         if self._running and self._over:
             self._over = False
             raise Overtime

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 from gracefulworker.phases import KILL_MARGIN, SECOND
 from gracefulworker.seam import Log
+from gracefulworker.shared.forks import at_fork
 
 #: Seconds of an exit in which nothing is said of it.
 PATIENCE = 1.0
@@ -64,7 +65,7 @@ class Holder(NamedTuple):
 class Stage(enum.Enum):
     """How far an exit has come; its values tell what is waited for, where nothing else does."""
 
-    NONE = ""
+    NONE = "gunicorn's own stop"
     PROGRAM = "code that runs at the exit"
     THREADS = "threads"
     ATEXIT = "an atexit function"
@@ -113,16 +114,19 @@ class Leaving:
                 self._stage = Stage.ATEXIT
                 atexit._run_exitfuncs()
                 threading._shutdown = stock_shutdown  # type: ignore[attr-defined]
-                let_go()
-                for name in DEAF:
-                    signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)
-                gc.unfreeze()  # what a worker inherited has a `__del__`, too
+                if os.getpid() == pid:  # else an atexit function has forked
+                    let_go()
+                    for name in DEAF:
+                        signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)
+                    gc.unfreeze()  # what a worker inherited has a `__del__`, too
 
         threading._shutdown = shutdown  # type: ignore[attr-defined]
         self._main = get_ident()
         if "greenlet" in sys.modules:
             self._greenlet = sys.modules["greenlet"].getcurrent()
         self._bind(deadline)
+        # A forked process would wait at its own end for the thread of faulthandler's parent.
+        at_fork(before=self._unbind, after_in_parent=self._bind_again)
         self._began_at = time.monotonic_ns()
         self._stage = Stage.PROGRAM
 
@@ -154,6 +158,12 @@ class Leaving:
             # for work from here.
             for process in list(getattr(holder.thread, "processes", {}).values()):
                 process.kill()
+
+    def _unbind(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+
+    def _bind_again(self) -> None:
+        self._bind(self._bound)
 
     def _bind(self, deadline: int) -> None:
         self._bound = deadline

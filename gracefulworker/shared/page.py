@@ -20,7 +20,6 @@ import mmap
 import os
 import signal
 import threading
-import time
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -198,10 +197,9 @@ class Page(Cells):
         assert phase >= self._phase, f"phases go one way: {self.phase!r} to {phase!r}"
         self._phase = phase
 
-    def is_overdue(self) -> bool:
-        """Whether whoever is still there has been ended, and not by itself."""
-        overdue = self.deadline + round(KILL_MARGIN / 2 * SECOND)
-        return bool(self.deadline) and time.monotonic_ns() > overdue
+    def is_overdue(self, at: int) -> bool:
+        """Whether whoever was still there `at` ns has been ended since, and not by itself."""
+        return bool(self.deadline) and at > self.deadline + round(KILL_MARGIN / 2 * SECOND)
 
     @property
     def listeners(self) -> ListenerState:

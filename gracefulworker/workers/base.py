@@ -196,8 +196,9 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         try:
             super().init_process()
         finally:
-            deadline = self.deadline() if self.is_draining() else 0
-            self.leaving.begin(deadline, self.settings.threads, self.let_go)
+            if not self.resigned:
+                deadline = self.deadline() if self.is_draining() else 0
+                self.leaving.begin(deadline, self.settings.threads, self.let_go)
 
     def let_go(self) -> None:
         """The interpreter comes to its modules: nothing in them leads here any more."""

@@ -187,7 +187,7 @@ class Deadline:
     def _wait(self, over: Nudge) -> None:
         # A second signal in a moment would come here, and not end the main thread's system call.
         signal.pthread_sigmask(signal.SIG_BLOCK, self.worker.SIGNALS)
-        if self._comes(over):
+        if self._comes(over) and not self.leaves_now(over):
             try:
                 self.cut()
             finally:
@@ -218,7 +218,6 @@ class Deadline:
     def cut(self) -> None:
         """Answer or cut what is left, then name it."""
         worker = self.worker
-        self.let_leave()
         left = list(worker.in_flight.items())
         endings = [self.end(request, entry) for request, entry in left]
         turned_away = worker.turn_away(self.speak)
@@ -250,12 +249,15 @@ class Deadline:
         worker.slot.in_flight = 0  # a request was just being gauged
         said.acquire(timeout=LOG_PATIENCE)
 
-    def let_leave(self) -> None:
-        """Give a worker that has just begun to drain, with nothing in flight, time to leave."""
-        sleep = original("time", "sleep")
+    def leaves_now(self, over: Nudge) -> bool:
+        """Whether a worker that has just begun to drain, with nothing in flight, ends by itself."""
+        poll = original("select", "poll")()
+        poll.register(over.fd, select.POLLIN)
         until = self.worker.drain_began() + round(LEAVING * SECOND)
         while not self.worker.in_flight and time.monotonic_ns() < until:
-            sleep(LEAVING_STEP)
+            if poll.poll(LEAVING_STEP * 1000):
+                return True
+        return False
 
     def say(self, lines: list[str], said: Callable[[], None]) -> None:
         try:

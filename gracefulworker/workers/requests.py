@@ -53,6 +53,7 @@ class RequestWorker(Protocol):
     settings: Settings
     page: Page
     in_flight: dict[seam.Request, InFlight]
+    probing: set[seam.Request]
 
     def stopping(self) -> bool: ...
     def announce(self, response: ClosingResponse) -> None: ...
@@ -114,7 +115,9 @@ def wrap_application(app: Application, worker: RequestWorker) -> Application:
     def wrapped_with_probes(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         judge = judges.get(environ["PATH_INFO"])
         if judge is not None:
-            worker.discount_probe()
+            request = getattr(getattr(start_response, "__self__", None), "req", None)
+            if request not in worker.probing:
+                worker.discount_probe()
             return answer_probe(judge, environ, start_response)
         return wrapped(environ, start_response)
 

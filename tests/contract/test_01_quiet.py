@@ -93,6 +93,17 @@ def test_a_prober_on_the_applications_port_is_nobody_new(serve, worker, path):
     assert (figures["served"], figures["last"]) == (0, None)
 
 
+def test_the_kubelet_at_a_path_of_ours_is_not_taken_off_twice(serve, worker):
+    server = serve(worker, delay=0.6, env={"GRACEFUL_READINESS_PATH": "/ready"})
+    server.terminate()
+    assert server.fetch().kind == "response"
+    for _ in range(3):
+        assert server.fetch("/ready", headers=("User-Agent: kube-probe/1.34",)).status == 200
+    assert_clean(server)
+    figures = summary(server)
+    assert figures["served"] == 1 and figures["last"] is not None
+
+
 def test_who_only_looks_like_a_prober_is_somebody(serve):
     server = serve("gracefulworker.gthread", delay=60, env=QUIET)
     server.terminate()

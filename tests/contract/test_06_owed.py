@@ -180,6 +180,40 @@ def test_the_words_of_an_exit_at_import_are_said(serve, either, tmp_path):
     server.wait_log("^DATABASE_URL is missing")
 
 
+FORKING = """
+import os, sys
+def fork():
+    if not os.fork():
+        sys.exit(0)
+def {hook}(server{more}):
+    fork()
+def graceful_on_drained(server, report):
+    server.log.info("drained")
+graceful_timeout = 3
+"""
+
+
+@pytest.mark.parametrize("hook", ("on_exit", "worker_exit"))
+def test_a_process_that_exit_code_forks_ends_by_itself_and_says_nothing(serve, worker, hook):
+    more = ", worker" if hook == "worker_exit" else ""
+    server = serve(worker, delay=0, config=FORKING.format(hook=hook, more=more))
+    term = server.signal(signal.SIGTERM)
+    assert_within(1.5, server.wait_gone(), term, "gone, with all processes")
+    assert_clean(server)
+    assert len(server.grep("^stopped: ")) == len(server.grep("^drained")) == 1
+
+
+def test_a_process_that_the_application_forks_ends_by_itself(owing):
+    """And the worker's deadline still holds."""
+    server = owing("gracefulworker.sync", config="graceful_timeout = 1\n")
+    server.fetch("/fork")
+    client, held = server.hold("it")
+    server.signal(signal.SIGTERM)
+    assert client.ending().status == 503
+    server.wait_gone()
+    held.release()
+
+
 EMBEDDED = """
 import sys, threading
 from gunicorn.app.base import BaseApplication

@@ -103,6 +103,12 @@ def hanging_del():
     return b"hanging_del"
 
 
+def fork():
+    if not os.fork():
+        sys.exit(0)
+    return b"fork"
+
+
 def leave():
     sys.exit("this request's own")
 
@@ -114,6 +120,7 @@ ROUTES = {
     "/in_processes": in_processes,
     "/hanging_atexit": hanging_atexit,
     "/hanging_del": hanging_del,
+    "/fork": fork,
     "/leave": leave,
 }
 

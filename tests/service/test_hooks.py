@@ -180,7 +180,7 @@ def test_a_worker_that_had_to_be_killed_is_said_and_the_status_tells(serve):
     server.wait_gone()
     held.release()
     assert server.status == 5
-    assert server.grep(rf"^worker \(pid: {pid}\) is still there after the deadline: killed")
+    assert server.grep(rf"^worker \(pid: {pid}\) has not ended in time: killed")
     (line,) = server.grep("^stopped: cut after ")
     assert line.message.endswith("workers killed 1")
 

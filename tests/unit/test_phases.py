@@ -422,6 +422,35 @@ def test_reload_is_left_by_those_who_need_the_main_loop():
     assert not one.at.leaves_reload(one.plan)
 
 
+def test_a_quick_stop_ends_user_code_in_every_phase_and_again():
+    one = walk(delay=60)
+    one.feed(TERM)
+    one.look()
+    one.feed(INT)
+    for _ in range(3):
+        assert one.after(END_AGAIN).look(main_loop=False, user_code_until=one.now + ns(99)) == [
+            Do.END_USER_CODE
+        ]
+        assert one.due == one.now + ns(END_AGAIN)
+
+
+def test_a_drain_request_begins_nothing_in_a_quick_stop():
+    """Its signal also ends user code."""
+    one = walk()
+    one.feed(QUIT)
+    assert one.feed(DrainRequest()) == [] and one.at.phase is Phase.SERVING
+
+
+def test_the_arbiter_does_not_end_before_gunicorns_own_stop():
+    one = draining(finish=0.0, drains=False)
+    one.feed(Halted(1.0))
+    assert one.at.exit_by >= one.now + ns(1 + KILL_MARGIN)
+    two = draining(finish=30, drains=False)
+    two.feed(Halted(30.0))
+    two.feed(INT)  # gunicorn's stop goes on for 2 s then, beginning a moment later
+    assert two.at.exit_by >= two.now + ns(2.5)
+
+
 # All ways
 
 
