@@ -79,6 +79,7 @@ def stalls():
 #: boot to its orderly end; this is what may go on around it, and the tools beside it.
 MORE = {
     "contract": {
+        "test_06_owed",
         "test_08_recycling",
         "test_08_successors",
         "test_08_reuse_port",
@@ -89,8 +90,14 @@ MORE = {
     },
     "docs": {"test_examples", "test_platforms"},
     "protocols": {"test_http2", "test_tls", "test_websocket"},
-    "service": {"test_orphans", "test_report", "test_timeout_0", "test_user_code"},
-    "tools": {"test_drain", "test_rehearse", "test_rehearse_endings", "test_rehearse_picture"},
+    "service": {"test_files", "test_orphans", "test_report", "test_timeout_0", "test_user_code"},
+    "tools": {
+        "test_check_fuzz",
+        "test_drain",
+        "test_rehearse",
+        "test_rehearse_endings",
+        "test_rehearse_picture",
+    },
 }
 
 
