@@ -43,7 +43,7 @@ class OurWorker:
     slot: Slot
     excused_until: float  #: monotonic seconds; until then a missing heartbeat is no fault
     built_at: float  #: monotonic seconds
-    is_relief: bool  #: whether others served when it was built
+    is_successor: bool  #: whether others served when it was built
 
     # gunicorn's Worker has these.
     age: int
@@ -189,7 +189,7 @@ class Crew:
     def seat(self, worker: Any) -> Slot:
         """A slot for a worker of ours, from its `__init__` (in the arbiter, before the fork)."""
         self.spawning = self.page.take_slot()
-        worker.built_at, worker.is_relief = time.monotonic(), self.someone_serves()
+        worker.built_at, worker.is_successor = time.monotonic(), self.someone_serves()
         self._seats.append(worker)
         return self.spawning
 
@@ -256,8 +256,8 @@ class Crew:
             return True
         if self.page.is_serving():
             # The first to fail alone is the last.
-            are_reliefs = bool(failed) and all(worker.is_relief for worker in failed)
-            if not (self.are_ours() and self.page.complete and are_reliefs):
+            are_successors = bool(failed) and all(worker.is_successor for worker in failed)
+            if not (self.are_ours() and self.page.complete and are_successors):
                 return False
         elif not (self.any_booted or self.page.strangers):
             return False
@@ -271,7 +271,7 @@ class Crew:
 
     def _try_again(self, reason: str, failed: Sequence[Any] = ()) -> None:
         self.back_off.fail()
-        if failed and all(worker.is_relief for worker in failed) and not self.someone_serves():
+        if failed and all(worker.is_successor for worker in failed) and not self.someone_serves():
             self.back_off.cut_short()  # whom they were to relieve has gone meanwhile
         self.arbiter.log.warning("%s Next try in %.1f s", reason, self.back_off.left())
 

@@ -14,7 +14,7 @@ loop looks up by name::
         wait_for_signals()              wait, until what is due            (24 on; 23: sleep)
         for each signal: handle_NAME()  handle_term   no stop(): tick
                                         handle_int, handle_quit   a bounded stop(False)
-                                        handle_hup    relief first; usr2, winch: not from SIGTERM on
+                                        handle_hup    overlap; usr2, winch: not from SIGTERM on
             handle_chld: reap_workers() reap_workers  a failed boot ends no service that is served
         murder_workers()                murder_workers   nobody in the graceful time
         manage_workers()                manage_workers   TICK: the phases, then the crew

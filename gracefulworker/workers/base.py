@@ -360,7 +360,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
                 self.retire()
             elif self.held_long_enough():
                 self.slot.term_at = 0
-                self.ask_to_retire()  # so that its relief boots first
+                self.ask_to_retire()  # so that its successor boots first
 
     def hear(self, phase: Phase) -> None:
         """The bell of `phase` has rung: it has begun, or the arbiter has died."""

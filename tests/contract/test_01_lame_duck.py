@@ -116,7 +116,7 @@ def test_a_replacement_that_cannot_boot_does_not_end_the_service_on_stock(serve,
     assert server.fetch().kind == "refused"
 
 
-def test_who_is_to_be_recycled_serves_until_a_relief_has_booted(serve, worker, tmp_path):
+def test_who_is_to_be_recycled_serves_until_a_successor_has_booted(serve, worker, tmp_path):
     """However often that fails, and however late it is: here graceful_overlap is over at once."""
     broken = tmp_path / "broken"
     env = {"APP_BROKEN": str(broken), "GRACEFUL_OVERLAP": "0"}

@@ -30,7 +30,7 @@ def test_max_requests_loses_nobody(serve, worker, workers):
 
 
 @pytest.mark.tracker(2422, 1754)
-def test_the_old_worker_serves_until_its_relief_has_booted_2422(serve, worker):
+def test_the_old_worker_serves_until_its_successor_has_booted_2422(serve, worker):
     """Stock starts the next one when the last one has gone: everybody waits for the import."""
     server = serve(worker, delay=0, options=("--max-requests", "5"), env={"APP_IMPORT": "0.6"})
     slowest = max(server.fetch().took for _ in range(30))
@@ -41,7 +41,7 @@ def test_the_old_worker_serves_until_its_relief_has_booted_2422(serve, worker):
 
 @pytest.mark.control(8)
 @pytest.mark.tracker(2422, 1754)
-def test_the_old_worker_serves_until_its_relief_has_booted_2422_on_stock(serve):
+def test_the_old_worker_serves_until_its_successor_has_booted_2422_on_stock(serve):
     server = serve("sync", options=("--max-requests", "5"), env={"APP_IMPORT": "0.6"})
     assert max(server.fetch().took for _ in range(6)) > 0.5
 

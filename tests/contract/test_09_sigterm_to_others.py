@@ -36,7 +36,7 @@ def test_sigterm_to_one_worker_does_not_stop_the_service(serve, worker):
     server = serve(worker, delay=LONG)
     victim = server.worker_pids[0]
     server.signal(signal.SIGTERM, victim)
-    server.wait_log(rf"^Worker exiting \(pid: {victim}\)")  # it retired when its relief served
+    server.wait_log(rf"^Worker exiting \(pid: {victim}\)")  # it retired when its successor served
     end = server.fetch("/pid")
     assert end.status == 200 and int(end.body) != victim
     assert not server.grep("lame duck")

@@ -135,7 +135,7 @@ def test_a_worker_that_retires_tells_them_too(serve, keeper):
     at = server.signal(signal.SIGHUP)
     assert ends_well(client)
     line = server.wait_log("^Worker exiting")
-    assert_within(3.0, line.at, at, "exiting")  # its relief boots first
+    assert_within(3.0, line.at, at, "exiting")  # its successor boots first
     server.terminate()
     assert_clean(server)
     assert summary(server)["websockets"] is None  # the service's end begins with SIGTERM
