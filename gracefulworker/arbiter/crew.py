@@ -266,7 +266,8 @@ class Crew:
 
     def note_unbooted(self, failed: list[Any]) -> None:
         """`failed` have gone in a way of which gunicorn thinks nothing: a signal, or sys.exit."""
-        if failed and self.page.complete and not self.stops:
+        has_come_up = self.page.complete or not self.page.is_serving()
+        if failed and has_come_up and not self.stops:
             self._try_again("A worker has ended before it had booted.", failed)
 
     def _try_again(self, reason: str, failed: Sequence[Any] = ()) -> None:

@@ -118,7 +118,6 @@ class Leaving:
                     let_go()
                     for name in DEAF:
                         signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)
-                    gc.unfreeze()  # what a worker inherited has a `__del__`, too
 
         threading._shutdown = shutdown  # type: ignore[attr-defined]
         self._main = get_ident()
