@@ -99,6 +99,7 @@ class Config(Protocol):
     on_exit: Callable[[Any], object]
     pre_request: Callable[[Any, Any], None]
     proxy_protocol: str | bool  #: a string since 24
+    preload_app: bool
     reload: bool
     reuse_port: bool
     ssl_context: Callable[[Any, Callable[[], ssl.SSLContext]], ssl.SSLContext]

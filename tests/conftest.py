@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gunicorn
 import harness
 import pytest
@@ -91,13 +93,7 @@ MORE = {
     "docs": {"test_examples", "test_platforms"},
     "protocols": {"test_http2", "test_tls", "test_websocket"},
     "service": {"test_files", "test_orphans", "test_report", "test_timeout_0", "test_user_code"},
-    "tools": {
-        "test_check_fuzz",
-        "test_drain",
-        "test_rehearse",
-        "test_rehearse_endings",
-        "test_rehearse_picture",
-    },
+    "tools": {path.stem for path in Path(__file__).parent.glob("tools/test_*.py")},
 }
 
 
