@@ -92,7 +92,14 @@ MORE = {
     },
     "docs": {"test_examples", "test_platforms"},
     "protocols": {"test_http2", "test_tls", "test_websocket"},
-    "service": {"test_files", "test_orphans", "test_report", "test_timeout_0", "test_user_code"},
+    "service": {
+        "test_files",
+        "test_orphans",
+        "test_probes",
+        "test_report",
+        "test_timeout_0",
+        "test_user_code",
+    },
     "tools": {path.stem for path in Path(__file__).parent.glob("tools/test_*.py")},
 }
 
