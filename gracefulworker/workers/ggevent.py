@@ -196,7 +196,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
     def handle_quit(self, number: int, frame: Any) -> None:
         """GeventWorker.handle_quit: a greenlet ends the process, after worker_int and a moment."""
-        ggevent.GeventWorker.handle_quit(self, number, frame)
+        super(GracefulWorker, self).handle_quit(number, frame)
 
     def make_server(self, listener: Listener, spawn: Any, **kwargs: Any) -> StreamServer:
         """GeventWorker.run makes its servers with `server_class`, if it is not None."""
