@@ -48,7 +48,9 @@ class Shutdown:
         self.crew = crew
         self.listeners = listeners
         self.configuration = configuration
-        self.user_code = UserCode(arbiter.log)
+        self.user_code = UserCode(
+            arbiter.log, lambda: self.progress.user_code_until(self.plan), self.stand_in
+        )
         self.leaving = Leaving(arbiter.log)
         self.progress = phases.Progress()
         self.due = 0  #: ns at which to look again, 0 for whenever
@@ -197,7 +199,7 @@ class Shutdown:
         self.guard_hooks()
         hook = self.configuration.settings.on_lame_duck
         if hook is not None:
-            self._call("graceful_on_lame_duck", hook, self.arbiter)
+            self.user_code.call("graceful_on_lame_duck", hook, self.arbiter)
 
     # The user's code
 
@@ -211,15 +213,15 @@ class Shutdown:
 
         def guarded_pre_fork(server: Any, worker: Any) -> None:
             try:
-                self.user_code.watch("pre_fork", pre_fork, *self._limits, server, worker)
+                self.user_code.watch("pre_fork", pre_fork, server, worker)
             except Overtime as overtime:
                 raise RuntimeError(str(overtime)) from None  # the worker could not be started
 
         def guarded_child_exit(server: Any, worker: Any) -> None:
-            self._call("child_exit", child_exit, server, worker)
+            self.user_code.call("child_exit", child_exit, server, worker)
 
         def guarded_on_exit(server: Any) -> None:
-            self._call("on_exit", on_exit, server)
+            self.user_code.call("on_exit", on_exit, server)
 
         # gunicorn counts their parameters.
         for name, guarded in (
@@ -243,15 +245,7 @@ class Shutdown:
             with contextlib.suppress(StopIteration):
                 handler()
 
-        self._call(name, call)
-
-    def _call(self, name: str, function: Callable[..., object], *args: object) -> None:
-        self.user_code.call(name, function, *self._limits, *args)
-
-    @property
-    def _limits(self) -> tuple[Callable[[], int], Callable[[], int]]:
-        """Until when it may run, and what is done meanwhile."""
-        return lambda: self.progress.user_code_until(self.plan), self.stand_in
+        self.user_code.call(name, call)
 
     def _announce_draining(self) -> None:
         if self.listeners.names_of_ungated:
@@ -301,7 +295,7 @@ class Shutdown:
         report.measure(self.log, words)
         if not at.quick:
             if settings.on_drained is not None:
-                self._call("graceful_on_drained", settings.on_drained, self.arbiter, words)
+                self.user_code.call("graceful_on_drained", settings.on_drained, self.arbiter, words)
             if at.had_whole_delay(self.plan):
                 report.warn_of_late_newcomers(self.log, words, settings.delay)
         report.say(self.log, words)

@@ -25,10 +25,15 @@ class Overtime(BaseException):
 
 
 class UserCode:
-    """Calls them, one at a time."""
+    """Calls them, one at a time.
 
-    def __init__(self, log: seam.Log) -> None:
+    :param until: tells until when (ns) one may run.
+    :param look: does what is due meanwhile, in a thread, and returns when to look again (ns).
+    """
+
+    def __init__(self, log: seam.Log, until: Callable[[], int], look: Callable[[], int]) -> None:
         self.log = log
+        self._until, self._look = until, look
         self._running = False
         self._over = False
         # Native, for a config file can have gevent patch the arbiter.
@@ -37,23 +42,14 @@ class UserCode:
         #: ns until which the present one may run; 0 when there is none
         self.until: Callable[[], int] = int
 
-    def call(
-        self,
-        name: str,
-        function: Callable[..., object],
-        until: Callable[[], int],
-        look: Callable[[], int],
-        *args: object,
-    ) -> None:
+    def call(self, name: str, function: Callable[..., object], *args: object) -> None:
         """Call a function.
 
         :param name: the setting's.
-        :param until: tells until when (ns) it may run.
-        :param look: does what is due meanwhile, in a thread, and returns when to look again (ns).
         """
         pid = os.getpid()
         try:
-            self.watch(name, function, until, look, *args)
+            self.watch(name, function, *args)
         except Overtime as overtime:
             self.log.warning("%s", overtime)
         except BaseException:
@@ -62,26 +58,19 @@ class UserCode:
             # sys.exit() in it, or gunicorn's HaltServer, is no more than a mistake there, too.
             self.log.exception("%s failed", name)
 
-    def watch(
-        self,
-        name: str,
-        function: Callable[..., object],
-        until: Callable[[], int],
-        look: Callable[[], int],
-        *args: object,
-    ) -> None:
+    def watch(self, name: str, function: Callable[..., object], *args: object) -> None:
         """The same, and what it raises is raised.
 
         :raises Overtime: its time was over.
         """
         pid, before = os.getpid(), (self._running, self.until)
-        watch, is_watched = Watch(look), False
+        watch, is_watched = Watch(self._look), False
         with contextlib.suppress(RuntimeError):  # there can be no more threads
             watch.start()
             is_watched = True
         try:
             try:
-                self._over, self.until, self._running = False, until, True
+                self._over, self.until, self._running = False, self._until, True
                 function(*args)
             finally:
                 self._running, self.until = before

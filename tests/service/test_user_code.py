@@ -175,7 +175,7 @@ def graceful_on_lame_duck(server):
 
 HOOKS = """
 import time
-def {name}(*args):
+def {name}:
     {body}
 graceful_timeout = 1
 """
@@ -186,7 +186,7 @@ graceful_timeout = 1
 @pytest.mark.parametrize("name", ("child_exit(server, worker)", "on_exit(server)"))
 def test_a_hook_of_gunicorns_that_raises_at_the_end_costs_no_word(serve, tmp_path, name, stop):
     report = tmp_path / "report.json"
-    config = HOOKS.replace("(*args)", "").format(name=name, body="raise OSError('mine')")
+    config = HOOKS.format(name=name, body="raise OSError('mine')")
     options = {"GRACEFUL_REPORT": str(report)}
     server = serve("gracefulworker.gthread", delay=0, config=config, env=options)
     server.signal(stop)
@@ -199,9 +199,7 @@ def test_a_hook_of_gunicorns_that_raises_at_the_end_costs_no_word(serve, tmp_pat
 
 @pytest.mark.control(6)
 def test_a_hook_of_gunicorns_that_raises_at_the_end_on_stock(serve):
-    config = HOOKS.replace("(*args)", "").format(
-        name="child_exit(server, worker)", body="raise RuntimeError('mine')"
-    )
+    config = HOOKS.format(name="child_exit(server, worker)", body="raise RuntimeError('mine')")
     server = serve("gthread", config=config)
     server.signal(signal.SIGTERM)
     server.wait_gone()
@@ -210,9 +208,7 @@ def test_a_hook_of_gunicorns_that_raises_at_the_end_on_stock(serve):
 
 @pytest.mark.contract(6, 10)
 def test_a_hook_of_gunicorns_that_hangs_holds_up_no_quick_stop(serve):
-    config = HOOKS.replace("(*args)", "").format(
-        name="child_exit(server, worker)", body="time.sleep(60)"
-    )
+    config = HOOKS.format(name="child_exit(server, worker)", body="time.sleep(60)")
     server = serve("gracefulworker.gthread", config=config)
     quit_at = server.signal(signal.SIGQUIT)
     assert_within(2.3, server.wait_gone(), quit_at, "gone")
@@ -222,9 +218,7 @@ def test_a_hook_of_gunicorns_that_hangs_holds_up_no_quick_stop(serve):
 
 @pytest.mark.contract(6)
 def test_a_hook_of_gunicorns_that_hangs_is_ended_at_the_deadline(serve):
-    config = HOOKS.replace("(*args)", "").format(
-        name="child_exit(server, worker)", body="time.sleep(60)"
-    )
+    config = HOOKS.format(name="child_exit(server, worker)", body="time.sleep(60)")
     server = serve("gracefulworker.gthread", delay=0, config=config)
     term = server.terminate()
     assert_within(1.8, server.wait_gone(), term, "gone by the deadline")
