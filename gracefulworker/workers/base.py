@@ -203,7 +203,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
     def let_go(self) -> None:
         """The interpreter comes to its modules: nothing in them leads here any more."""
         self.watch.stop()
-        gc.unfreeze()  # the application is in circles with what was frozen, and has a `__del__`, too
+        gc.unfreeze()  # what is frozen holds the application in circles, with its `__del__`
         phase = self.phase_for_application()
         current.answer_with(lambda: phase)
         unwrap_application()
