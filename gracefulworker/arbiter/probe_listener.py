@@ -23,7 +23,6 @@ import _socket  # the real sockets: gevent patches `socket`
 import contextlib
 import errno
 import os
-import signal
 import time
 from typing import Any
 
@@ -33,7 +32,7 @@ from gracefulworker.phases import Phase
 from gracefulworker.settings import HostPort, Settings
 from gracefulworker.shared import probes, sockets
 from gracefulworker.shared.forks import at_fork
-from gracefulworker.shared.unpatched import original
+from gracefulworker.shared.unpatched import original, start_native
 
 #: Seconds that a client may take to send its request, and then to close.
 PATIENCE = 2.0
@@ -106,12 +105,11 @@ class ProbeListener:
         if listener is not None:
             at = HostPort(*listener.getsockname()[:2])
             self.log.info("probes at http://%s%s and %s", at, *settings.probe_paths)
-            original("_thread", "start_new_thread")(self._accept, (listener,))
+            start_native(self._accept, listener)
 
     # In the threads
 
     def _accept(self, listener: Any) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # the main thread's
         sleep = original("time", "sleep")
         with contextlib.closing(listener):
             while True:
@@ -134,7 +132,7 @@ class ProbeListener:
             self._send_one_away()
         self._visitors[visitor] = None
         try:
-            original("_thread", "start_new_thread")(self._attend, (visitor,))
+            start_native(self._attend, visitor)
         except RuntimeError:  # no more threads: it will ask again
             self._leave(visitor)
 

@@ -48,13 +48,14 @@ class Shutdown:
         self.crew = crew
         self.listeners = listeners
         self.configuration = configuration
+        self._watch = Watch(self.stand_in)
         self.user_code = UserCode(
-            arbiter.log, lambda: self.progress.user_code_until(self.plan), self.stand_in
+            arbiter.log, lambda: self.progress.user_code_until(self.plan), self._watch
         )
         self.leaving = Leaving(arbiter.log)
         self.progress = phases.Progress()
         self.due = 0  #: ns at which to look again, 0 for whenever
-        self._watch: Watch | None = None  # from halt on
+        self._halts = False
         self._guarded: Any = None  # the configuration whose hooks are
         self._broadcast = broadcast
         self._traffic = Traffic(crew)
@@ -265,13 +266,12 @@ class Shutdown:
     def begin_halt(self) -> None:
         """The main loop has been left: gunicorn's halt is next, and has a deadline."""
         self.feed(phases.Halted(self.arbiter.cfg.graceful_timeout))
-        self._watch = Watch(self.stand_in)
-        with contextlib.suppress(RuntimeError):  # there can be no more threads
-            self._watch.start()
+        self._halts = True
+        self._watch.start()
 
     def begin_exit(self) -> None:
         """gunicorn's stop is over; if that was halt's, what follows is the exit."""
-        if self._watch is not None and not self.leaving.has_begun():
+        if self._halts and not self.leaving.has_begun():
             threads = self.configuration.settings.threads
             self.leaving.begin(self.progress.exit_by, threads, self._watch.stop)
 

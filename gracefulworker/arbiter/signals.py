@@ -76,7 +76,8 @@ class Signals:
         (PyOS_AfterFork_Child); a quick stop then waits for a worker that has not heard of it.
         """
         if os.getpid() == self.pid and threading.current_thread() is threading.main_thread():
-            self._mask_before_fork = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+            self._mask_before_fork = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # may run a handler that raises
 
     def _release(self) -> None:
         if os.getpid() == self.pid and threading.current_thread() is not threading.main_thread():

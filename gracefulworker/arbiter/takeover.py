@@ -46,6 +46,7 @@ from gracefulworker.arbiter.listeners import ArbiterListeners
 from gracefulworker.arbiter.pid1 import shell_as_pid1
 from gracefulworker.arbiter.shutdown import Shutdown
 from gracefulworker.arbiter.signals import Signals
+from gracefulworker.arbiter.user_code import Overtime
 from gracefulworker.phases import EXIT_CUT, QUICK_LIMIT, Halted, Phase, Reload, Signal
 from gracefulworker.settings import Settings
 from gracefulworker.shared import current
@@ -198,13 +199,18 @@ class Supervisor:
         handler()
 
     def handle_hup(self) -> None:
-        """Arbiter.handle_hup, whose wait for old workers SIGTERM, SIGINT and SIGQUIT end."""
+        """Arbiter.handle_hup, which runs user code: config file, on_reload, perhaps the import.
+
+        Its wait for old workers SIGTERM, SIGINT and SIGQUIT end.
+        """
         if self._refused("SIGHUP"):
             return
         self.crew.begin_overlap(self.settings.overlap)
         self.shutdown.feed(Reload(True))
         try:
-            self.stock.handle_hup()
+            self.shutdown.user_code.watch("the reload that SIGHUP asked for", self.stock.handle_hup)
+        except Overtime as overtime:
+            self.log.warning("%s", overtime)
         except _LeaveReload:
             if getattr(self.arbiter, "dirty_arbiter_pid", 0):  # 25.0 on
                 self.arbiter.kill_dirty_arbiter(signal.SIGHUP)  # the last step of handle_hup

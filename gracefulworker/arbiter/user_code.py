@@ -28,12 +28,12 @@ class UserCode:
     """Calls them, one at a time.
 
     :param until: tells until when (ns) one may run.
-    :param look: does what is due meanwhile, in a thread, and returns when to look again (ns).
+    :param watch: does what is due meanwhile.
     """
 
-    def __init__(self, log: seam.Log, until: Callable[[], int], look: Callable[[], int]) -> None:
+    def __init__(self, log: seam.Log, until: Callable[[], int], watch: Watch) -> None:
         self.log = log
-        self._until, self._look = until, look
+        self._until, self._watch = until, watch
         self._running = False
         self._over = False
         # Native, for a config file can have gevent patch the arbiter.
@@ -63,11 +63,8 @@ class UserCode:
 
         :raises Overtime: its time was over.
         """
-        pid, before = os.getpid(), (self._running, self.until)
-        watch, is_watched = Watch(self._look), False
-        with contextlib.suppress(RuntimeError):  # there can be no more threads
-            watch.start()
-            is_watched = True
+        before = self._running, self.until
+        self._watch.start()
         try:
             try:
                 self._over, self.until, self._running = False, self._until, True
@@ -78,8 +75,7 @@ class UserCode:
             self._running, self.until = before
             raise Overtime(f"{name} was still running when its time was over: ended") from None
         finally:
-            if is_watched and os.getpid() == pid:
-                watch.stop()
+            self._watch.stop()
 
     @contextlib.contextmanager
     def set_aside(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ What may be changed here: nothing but how they are found, and how a native threa
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -29,8 +30,22 @@ def start_thread(run: Callable[[], None]) -> Callable[[], object]:
     """
     gone = original("_thread", "allocate_lock")()
     gone.acquire()
-    original("_thread", "start_new_thread")(_run, ([run], gone))
+    start_native(_run, [run], gone)
     return gone.acquire  # type: ignore[no-any-return]
+
+
+def start_native(function: Callable[..., object], *args: object) -> None:
+    """Call `function` in a native thread that no signal is delivered to, not even in its first
+    moment: the main thread, whose they are, would wait on in a system call.
+
+    :raises RuntimeError: there can be no more threads.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        original("_thread", "start_new_thread")(function, args)
+    finally:  # also when the handler of one that came before has raised
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run(box: list[Callable[[], None]], gone: Any) -> None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import _socket  # the real sockets: gevent patches `socket`
 import os
 import select
-import signal
 import ssl
 import struct
 import sys
@@ -35,7 +34,7 @@ from gracefulworker.phases import KILL_MARGIN, SECOND
 from gracefulworker.seam import Config, Log, Request, Response
 from gracefulworker.shared.leaving import Leaving
 from gracefulworker.shared.page import Broadcast, Nudge, Slot
-from gracefulworker.shared.unpatched import original, start_thread
+from gracefulworker.shared.unpatched import original, start_native, start_thread
 from gracefulworker.workers import requests
 from gracefulworker.workers.websockets import WebSockets
 
@@ -92,7 +91,6 @@ TO_WAITING = _HEAD % 0
 class DeadlineWorker(Protocol):
     """What is asked here of the worker."""
 
-    SIGNALS: list[signal.Signals]
     cfg: Config
     log: Log
     pid: int
@@ -185,8 +183,6 @@ class Deadline:
             self._join()
 
     def _wait(self, over: Nudge) -> None:
-        # A second signal in a moment would come here, and not end the main thread's system call.
-        signal.pthread_sigmask(signal.SIG_BLOCK, self.worker.SIGNALS)
         if self._comes(over) and not self.leaves_now(over):
             try:
                 self.cut()
@@ -244,7 +240,7 @@ class Deadline:
             lines.append(f"cut at the deadline: worker {worker.pid}, which is at:\n{at}")
         said = original("_thread", "allocate_lock")()
         said.acquire()
-        original("_thread", "start_new_thread")(self.say, (lines, said.release))
+        start_native(self.say, lines, said.release)
         self.part()
         worker.slot.in_flight = 0  # a request was just being gauged
         said.acquire(timeout=LOG_PATIENCE)

@@ -77,6 +77,45 @@ def test_a_slow_one_does_not_hold_up_the_end_of_the_delay(serve, worker):
     assert_clean(server)
 
 
+RELOADING = """
+import time
+def on_reload(server):
+    server.log.info("begun")
+    time.sleep({seconds})
+    server.log.info("over")
+"""
+
+
+@pytest.mark.contract(3)
+def test_a_slow_reload_does_not_hold_up_the_end_of_the_delay(serve, worker):
+    server = serve(worker, workers=2, delay=0.4, config=RELOADING.format(seconds=1.5))
+    client, held = server.hold("it")
+    server.signal(signal.SIGHUP)
+    server.wait_log("^begun")
+    over = server.signal(signal.SIGTERM) + 0.4
+    while (end := server.fetch()).kind == "response":
+        continue
+    assert end.kind == "refused"
+    assert end.at >= over - 0.01
+    assert_within(0.1, end.at, over, "the gate")
+    held.release()
+    assert client.ending().closes
+    assert not server.grep("^over")
+    assert_clean(server)
+    assert server.grep("^over"), "it was let run to its end"
+
+
+def test_a_reload_that_never_ends_is_ended_at_the_deadline(serve, worker):
+    config = RELOADING.format(seconds=60) + "graceful_timeout = 1\n"
+    server = serve(worker, delay=0.2, config=config)
+    server.signal(signal.SIGHUP)
+    server.wait_log("^begun")
+    term = server.signal(signal.SIGTERM)
+    assert_within(1.5, server.wait_gone(), term, "gone by the deadline")
+    assert server.grep("^the reload that SIGHUP asked for was still running when its time was over")
+    assert_clean(server)
+
+
 def test_one_that_never_ends_is_ended_at_the_deadline(serve, worker):
     config = SLOW.format(duck=60) + "graceful_timeout = 1\n"
     server = serve(worker, delay=0.2, config=config)
