@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from types import SimpleNamespace
 
 from gracefulworker import seam
 
 
-def adapt(arbiter: seam.Arbiter, wait: Callable[[float], None]) -> None:
+def adapt(arbiter: seam.Arbiter, stock: SimpleNamespace, wait: Callable[[float], None]) -> None:
     """Let the main loop reap.
 
+    :param stock: the methods that were replaced, by their names.
     :param wait: waits for a signal, so many seconds at the most.
     """
-    stock_stop = arbiter.stop
+    stock_stop = stock.stop
 
     def sleep() -> None:
         """Arbiter.sleep (until 23): called when no signal is left to be handled."""
@@ -31,5 +33,5 @@ def adapt(arbiter: seam.Arbiter, wait: Callable[[float], None]) -> None:
         arbiter.reap_workers()
         stock_stop(graceful)
 
-    arbiter.sleep, arbiter.stop = sleep, stop
+    arbiter.sleep, stock.stop = sleep, stop
     signal.signal(signal.SIGCHLD, lambda number, frame: None)  # it only ends `wait`

@@ -137,7 +137,7 @@ class Supervisor:
             setattr(arbiter, name, getattr(self, name))
         self.signals.install()
         if not hasattr(arbiter, "wait_for_signals"):
-            gunicorn23.adapt(arbiter, self.signals.wait)
+            gunicorn23.adapt(arbiter, self.stock, self.signals.wait)
         sentence = shell_as_pid1(self.pid)
         if sentence:
             self.log.warning("%s", sentence)
