@@ -182,7 +182,7 @@ class Shutdown:
                 self.crew.kill_the_rest()
             case Then.FINISH:
                 if cut := self.crew.totals.cut:
-                    raise HaltServer(f"{cut} requests were cut", EXIT_CUT)
+                    raise HaltServer(f"{cut} cut at the deadline", EXIT_CUT)
                 raise StopIteration
             case Then.LOOK:
                 self.arbiter.reap_workers()  # user code may have taken its time
