@@ -106,7 +106,7 @@ def foreign(request):
 
 
 def test_asgi_workers_get_the_delay_and_probes(serve, foreign):
-    # gunicorn 25's asgi worker waits for idle connections for all of that.
+    # gunicorn 25's asgi worker waits for idle connections for all of that, and so may be killed.
     options = ("--graceful-timeout", "2")
     server = by_option(serve, foreign, app="asgi_app:app", workers=2, delay=0.4, options=options)
     while (answer := ask(server, "/ready"))[0] == 503:
@@ -119,7 +119,7 @@ def test_asgi_workers_get_the_delay_and_probes(serve, foreign):
         endings.append(server.fetch())
     assert len(endings) > 1 and endings[-1].began - term >= 0.39
     server.wait_gone()
-    assert server.status == 0
+    assert server.status == (5 if server.grep("^worker .* has not ended in time: killed") else 0)
     assert not server.grep("Traceback")
 
 
