@@ -174,4 +174,5 @@ def test_usr2_leaves_the_port_to_the_new_arbiter(reuse):
     server.terminate()
     server.wait_log("^stopped: clean")
     new = {str(pid).encode() for pid in server.worker_pids[2:]}
-    assert {server.fetch("/pid").body for _ in range(30)} == new
+    # On 23 they share one listener, and one of them may take all.
+    assert {server.fetch("/pid").body for _ in range(30)} <= new
