@@ -410,7 +410,7 @@ def test_json_fields(check):
     _, report = check(TESTS / "manifests" / "no-delay.yaml")
     assert report.keys() == {
         *("schema", "files", "servers", "findings", "unreadable", "notes"),
-        *("judged", "not_judged", "others", "passed_over"),
+        *("ignored", "judged", "not_judged", "others", "passed_over"),
     }
     assert report["schema"] == 1
     assert report["findings"][0].keys() == {
