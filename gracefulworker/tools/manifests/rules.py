@@ -111,7 +111,7 @@ Rule = Callable[[Server], Iterator[Mistake]]
 RULES: dict[str, Rule] = {}
 
 #: Where docs/check.md is read.
-PAGE = "https://gracefulworker.readthedocs.io/en/latest/check/"
+PAGE = "https://gracefulworker.readthedocs.io/check/"
 
 
 def rule(name: str) -> Callable[[Rule], Rule]:
