@@ -45,7 +45,7 @@ def commit(repository: Path) -> None:
 @pytest.fixture(scope="session")
 def source(tmp_path_factory) -> Path:
     """This repository as it is now, as a clone of its newest tag would be."""
-    repository = tmp_path_factory.mktemp("source") / "gracefulworker"
+    repository: Path = tmp_path_factory.mktemp("source") / "gracefulworker"
     shutil.copytree(ROOT, repository, ignore=BESIDE)
     commit(repository)
     must("git", "-C", repository, "tag", f"v{gracefulworker.__version__}")
@@ -72,7 +72,7 @@ SOUND = FAULTY.replace("gthread", "gracefulworker.gthread")
 @pytest.fixture
 def user(tmp_path) -> Path:
     """A user's repository, with a mistake in its manifest."""
-    repository = tmp_path / "a shop"
+    repository: Path = tmp_path / "a shop"
     (repository / "k8s").mkdir(parents=True)
     (repository / "k8s" / "web.yaml").write_text(FAULTY)
     commit(repository)

@@ -18,6 +18,7 @@ from harness.documents import ROOT
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
 SCHEMA = json.loads((ROOT / "tests" / "tools" / "schemas" / "sarif-2.1.0.json").read_text())
 STEPS = ACTION["runs"]["steps"]
+INPUT = re.compile(r"\$\{\{ inputs\.([\w-]+) \}\}")
 
 
 def test_the_steps_are_shell_alone():
@@ -26,7 +27,7 @@ def test_the_steps_are_shell_alone():
     for step in STEPS:
         assert step["shell"] == "bash" and "uses" not in step
         assert "${{" not in step["run"]
-        assert all(re.fullmatch(r"\$\{\{ inputs\.[\w-]+ \}\}", v) for v in step["env"].values())
+        assert all(INPUT.fullmatch(value) for value in step["env"].values())
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,7 @@ def bash(step, inputs, environ, directory):
     """Run one step: https://docs.github.com/actions/reference/workflow-syntax (`shell: bash`)."""
     given = {name: str(one["default"]) for name, one in ACTION["inputs"].items()} | inputs
     variables = {
-        name: given[re.fullmatch(r"\$\{\{ inputs\.([\w-]+) \}\}", value)[1]]
-        for name, value in step["env"].items()
+        name: INPUT.sub(lambda match: given[match[1]], value) for name, value in step["env"].items()
     }
     script = Path(environ["RUNNER_TEMP"]) / "step.sh"
     script.write_text(step["run"])

@@ -53,8 +53,8 @@ def test_the_wheel_has_the_package_alone(distributions):
     }
     assert "gracefulworker/py.typed" in names
     assert about["Version"] == gracefulworker.__version__
-    urls = dict(line.split(", ") for line in about.get_all("Project-URL"))
-    assert {"Documentation", "Changelog", "Issues"} <= urls.keys()
+    urls = [line.partition(",")[0] for line in about.get_all("Project-URL")]
+    assert {"Documentation", "Changelog", "Issues"} <= {*urls}
     assert about["Home-page"].startswith("https://github.com/")
 
 
