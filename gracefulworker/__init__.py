@@ -82,7 +82,7 @@ def __dir__() -> list[str]:
     """What is there, and the workers that can be had here: `help` asks for all that is listed."""
     names = {*globals()}
     for name in _WORKERS:
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError, ImportError):  # not installed, or half of it
             _look_up(name)
             names.add(name)
     return sorted(names)

@@ -66,9 +66,11 @@ def project(request, distributions, tmp_path_factory):
     """An environment with the wheel and mypy, and a directory for a project."""
     directory = tmp_path_factory.mktemp("project")
     must(sys.executable, "-m", "venv", directory / "venv")
-    more = [] if request.param == "gunicorn alone" else ["gevent", "types-gunicorn"]
+    wheel, more = str(distributions[1]), []
+    if request.param != "gunicorn alone":
+        wheel, more = f"{wheel}[gevent]", ["types-gunicorn"]
     pip = (directory / "venv" / "bin" / "python", "-m", "pip", "install", "-q")
-    must(*pip, distributions[1], "mypy", *more)
+    must(*pip, wheel, "mypy", *more)
     return directory
 
 
