@@ -8,6 +8,7 @@ unit/test_pid1.py, and process managers, agents and nginx in integrations.
 from __future__ import annotations
 
 import configparser
+import re
 import shlex
 import shutil
 import signal
@@ -122,6 +123,13 @@ def test_the_other_waits_are_long_enough():
     environment = {name: value.strip('"') for name, value in pairs}
     assert needed(environment) <= float(web["stopwaitsecs"])
 
-    sidecar, app = yaml.safe_load(block(PAGE, "yaml", "preStop"))["containers"]
+    sidecar, app = yaml.safe_load(block(PAGE, "yaml", '["sleep", "5"]'))["containers"]
     sleep = float(sidecar["lifecycle"]["preStop"]["exec"]["command"][1])
     assert sleep < float(app["env"][0]["value"])
+
+    pod = yaml.safe_load(block(PAGE, "yaml", "initContainers"))
+    (sidecar,), (app,) = pod["initContainers"], pod["containers"]
+    *_, script = sidecar["lifecycle"]["preStop"]["exec"]["command"]
+    sleeps = [float(seconds) for seconds in re.findall(r"sleep (\d+)", script)]
+    assert sidecar["restartPolicy"] == "Always" and "kill -QUIT 1" in script
+    assert sum(sleeps) < float(app["env"][0]["value"])
