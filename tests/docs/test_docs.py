@@ -44,15 +44,15 @@ def is_log(block: Block) -> bool:
 
 
 #: Where no language is named it is the shell, or lines of a log.
-LOGS = [block for block in written_in("", "log") if is_log(block)]
+LOGS = [block for block in written_in("", "output") if is_log(block)]
 SHELL = [block for block in written_in("") if not is_log(block)]
 
 
 def test_the_pages_are_found():
     assert README in PAGES and len(LOGS) > 2 and len(SHELL) > 5
-    known = ("", "html", "ini", "json", "log", "nginx", "python", "text", "toml", "yaml")
+    known = ("", "html", "ini", "json", "nginx", "output", "python", "text", "toml", "yaml")
     assert {block.language for block in ALL} <= {*known}
-    assert all(is_log(block) for block in written_in("log"))
+    assert all(is_log(block) for block in written_in("output"))
 
 
 # -- tables ----------------------------------------------------------------------------------------
