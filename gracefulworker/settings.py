@@ -282,7 +282,9 @@ class Settings:
     #: regular file is replaced.
     report: str | None = field(
         default=None,
-        metadata={"kind": FileName("where the last line's figures are written, as JSON")},
+        metadata={
+            "kind": FileName("where the last line's figures are written: JSON, or FILE.prom")
+        },
     )
     #: In [your code](code.md#functions-of-yours).
     on_lame_duck: Callable[..., object] | None = field(
