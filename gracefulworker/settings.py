@@ -278,8 +278,9 @@ class Settings:
         default=0.0,
         metadata={"kind": Seconds("ends LAME_DUCK after so long without newcomers; 0 = off")},
     )
-    #: [The figures](operations.md#the-report). A device, a pipe or /dev/stdout is written into; a
-    #: regular file is replaced.
+    #: [The figures](operations.md#the-report). A regular file is replaced; a device, a pipe or
+    #: /dev/stdout is written into. A name that ends in `.prom` gets
+    #: [Prometheus' text format](operations.md#prometheus).
     report: str | None = field(
         default=None,
         metadata={

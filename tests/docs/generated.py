@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gracefulworker import settings
+from gracefulworker.arbiter.metrics import METRICS
 from gracefulworker.tools.manifests import rules
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -89,10 +90,28 @@ def sections_of_rules() -> str:
     return "\n\n".join(sections)
 
 
+def table_of_metrics() -> str:
+    """The figures of the report: their names there, in statsd and for Prometheus."""
+    lines = ["| report | statsd | Prometheus | unit | what |", "|---|---|---|---|---|"]
+    for metric in METRICS:
+        label = f", by `{metric.label}`" if metric.label else ""
+        statsd = "gauge" if metric.kind == "summary" else metric.kind
+        cells = [
+            f"`{metric.key}`",
+            f"`{metric.statsd}`, {statsd}",
+            f"`{metric.name}`, {metric.kind}{label}",
+            metric.unit,
+            metric.help.rstrip("."),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 #: Each page and its regions.
 PAGES: dict[str, list[Callable[[], str]]] = {
     "settings.md": [table_of_settings, sections_of_settings],
     "check.md": [sections_of_rules],
+    "operations.md": [table_of_metrics],
 }
 
 

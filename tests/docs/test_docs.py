@@ -10,7 +10,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import gunicorn
@@ -18,7 +17,6 @@ import pytest
 import yaml
 from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
-from gunicorn.instrument.statsd import Statsd
 from gunicorn.util import load_class
 from harness import documents
 from harness.documents import PAGES, ROOT, Block, blocks, table
@@ -26,8 +24,9 @@ from harness.documents import PAGES, ROOT, Block, blocks, table
 import gracefulworker
 from docs import generated
 from gracefulworker import settings
-from gracefulworker.arbiter import report
+from gracefulworker.arbiter.metrics import METRICS
 from gracefulworker.phases import EXIT_CUT, Phase
+from gracefulworker.tools.manifests import rules
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -144,47 +143,12 @@ def test_the_figures_of_what_is_lost_are_those_that_were_measured():
 OPERATIONS = DOCS / "operations.md"
 
 
-class Metrics(Statsd):
-    """Notes what is sent."""
-
-    def __init__(self):
-        self.sent = {}
-
-    def increment(self, name, value, sampling_rate=1.0):
-        self.sent[name] = "counter"
-
-    def gauge(self, name, value):
-        self.sent[name] = "gauge"
-
-
-def test_the_metrics_are_those_of_the_report():
-    rows = table(OPERATIONS, "| name | statsd | type | unit |")
-    metrics = Metrics()
-    keys: set[str] = set()
-    for how in ({"cut": 1}, {}):
-        for quick in (False, True):
-            totals = report.Totals(accepted=1, accepted_at=time.monotonic_ns(), **how)
-            figures = report.compose(
-                totals, "SIGTERM", time.monotonic_ns(), quick=quick, known=True, killed=0
-            )
-            keys |= figures.keys()
-            report.measure(metrics, figures)
-    assert {cell.strip("`") for cell, *_ in rows} == keys
-    listed = {}
-    for _, names, kind, unit, meaning in rows:
-        assert meaning and bool(names) == bool(kind) == bool(unit)
-        first, *others = re.findall("`([^`]+)`", names) or [""]
-        stem = first.rpartition(".")[0]
-        listed.update({name: kind for name in [first, *(stem + other for other in others)] if name})
-    assert listed == metrics.sent
-
-
 def test_the_alerts_look_for_what_is_there():
-    sent = {
-        name.replace(".", "_")
-        for _, names, *_ in table(OPERATIONS, "| name | statsd | type | unit |")
-        for name in re.findall("`([^`]+)`", names)
-    }
+    names = {metric.statsd.replace(".", "_") for metric in METRICS}
+    names |= {sample for metric in METRICS for sample in metric.samples}
+    assert {*re.findall(r"\w+_graceful_\w+|gracefulworker_\w+_\w+", OPERATIONS.read_text())} <= (
+        names | {metric.name for metric in METRICS}
+    )
     alerts = [
         rule
         for block in written_in("yaml")
@@ -195,9 +159,9 @@ def test_the_alerts_look_for_what_is_there():
     assert len(alerts) == 3
     logged = [form.pattern for form in known_forms()]
     for rule in alerts:
-        metrics = re.findall(r"gunicorn_graceful_\w+", rule["expr"])
+        metrics = re.findall(r"g\w+_\w+_\w+", rule["expr"])
         lines = re.findall(r'\|= "([^"]+)"', rule["expr"])
-        assert (metrics or lines) and {*metrics} <= sent
+        assert (metrics or lines) and {*metrics} <= names
         for words in lines:
             assert any(form.startswith(re.escape(words)) for form in logged), words
 
@@ -403,3 +367,4 @@ def test_the_site_has_each_page():
     named = re.findall(r": (\S+\.md)$", text, re.MULTILINE)
     assert sorted(named) == sorted(page.name for page in DOCS.glob("*.md"))
     assert f"site_url: {SITE}\n" in text and f"repo_url: {REPOSITORY}\n" in text
+    assert rules.PAGE == f"{SITE}check/"

@@ -805,7 +805,8 @@ def sidecar(server: Server) -> Iterator[Mistake]:
 
     Clients: refused at each deploy, although gunicorn still serves; or 502, since gunicorn has
     gone.
-    Fix: a preStop sleep for it, and a delay that is 2 s longer; or a native sidecar.
+    Fix: a preStop sleep for it, and a delay that is 2 s longer. For nginx as a native sidecar the
+    sleep ends with `kill -QUIT 1`: by itself it is told to stop when gunicorn has gone.
     """
     delay, finish, presleep = server.delay, server.finish, server.presleep()
     if server.pod is None or server.container is None or delay is None or presleep is None:
@@ -882,7 +883,7 @@ def unready(server: Server) -> Iterator[Mistake]:
     """graceful_unready behind kube-proxy, which does not need it and falls back on ready pods.
 
     Clients: refused when all pods leave at once.
-    Fix: remove it.
+    Fix: remove it, unless containers are often restarted in place: of that only readiness tells.
     """
     if server.pod is None or not server.is_unready or not server.is_delayed:
         return
