@@ -14,6 +14,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -43,6 +44,9 @@ ENGINES = ("sync", "gthread", "gevent")
 
 #: Header fields that say how a message is sent, or what becomes of its connection.
 FRAMING = ("connection", "content-length", "expect", "te", "transfer-encoding", "upgrade")
+
+#: Options, also gunicorn's, whose value nobody but the user should read.
+SECRET = ("--header", "--env", "-e")
 
 #: Open files: of pods, pipes and the connections that are used once; and for each that is kept
 #: alive, a client's and the balancer's two ends.
@@ -181,7 +185,7 @@ async def _main(arguments: argparse.Namespace, plan: Plan, sides: list[Configure
     console = Console(highlight=False)
     if arguments.html:
         console.print("The picture will be here:", arguments.html.resolve(), soft_wrap=True)
-    first, rest = _asked(plan)[:SHOWN], _asked(plan)[SHOWN:]
+    first, rest = plan.asked[:SHOWN], plan.asked[SHOWN:]
     asked = ", ".join([*first, f"and {len(rest)} others"] if rest else first)
     console.print(
         f"This sends real requests ({asked}) to your application, which is started here with this"
@@ -202,7 +206,7 @@ async def _main(arguments: argparse.Namespace, plan: Plan, sides: list[Configure
         failed = True
     if results:
         report.show(console, results)
-        data = report.as_json(results)
+        data = report.as_json(results, command_line(sys.argv[1:]))
         if arguments.json:
             arguments.json.write_text(json.dumps(data, indent=1), encoding="utf-8")
         if arguments.html:
@@ -213,11 +217,25 @@ async def _main(arguments: argparse.Namespace, plan: Plan, sides: list[Configure
     return 0 if results[0].clean else LOST
 
 
-def _asked(plan: Plan) -> list[str]:
-    """Each method and path that will be asked for."""
-    gets = [f"GET {path}" for path in (plan.slow, plan.stream) if path]
-    posts = [f"POST {plan.upload}"] if plan.upload else []
-    return list(dict.fromkeys([*(f"{m} {path}" for m, path, _ in plan.paths), *gets, *posts]))
+def command_line(given: list[str]) -> str:
+    """The command as it was given, but for values that may be secret: of headers and variables."""
+    shown: list[str] = []
+    for word in given:
+        name, equals, value = word.partition("=")
+        if shown and shown[-1] in SECRET:
+            word = _without_value(word)
+        elif equals and name in SECRET:
+            word = f"{name}={_without_value(value)}"
+        elif word[:2] in SECRET and len(word) > 2:
+            word = word[:2] + _without_value(word[2:])
+        shown.append(word)
+    return shlex.join(["gracefulworker", *shown])
+
+
+def _without_value(text: str) -> str:
+    """Of NAME: VALUE or NAME=VALUE the name."""
+    name, separator, _ = re.split("([:=])", f"{text}=", maxsplit=1)
+    return f"{name}{separator}..."
 
 
 def _plan_of(side: Configured, plan: Plan, ready_path: str | None) -> Plan:
@@ -225,6 +243,7 @@ def _plan_of(side: Configured, plan: Plan, ready_path: str | None) -> Plan:
     return replace(
         plan,
         command=side.command(plan.app, plan.options),
+        settings=tuple(side.settings.items()),
         ready_path=ready_path or side.ready_path or "/",
         ready_at_probes=not ready_path and side.is_ours and side.probe_bind,
     )

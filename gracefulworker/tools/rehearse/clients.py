@@ -62,6 +62,19 @@ LESSON_GAP = 1.1
 #: The kind of the clients of a stream that has no end of its own.
 ENDLESS = "endless stream"
 
+#: What each kind does, for whoever reads the result.
+MEANINGS = {
+    "fresh": "one request on a connection of its own",
+    "keep-alive": "uses a connection again, after pauses of 0.2 to 3.2 s on average",
+    "sleeper": "asks once, and keeps the connection open without a word",
+    "slow request": "sends the head of its request in pieces, over a second",
+    "late speaker": "connects, and sends its first byte 0.2 to 1.2 s later",
+    "slow answer": "asks for what takes its time (--slow)",
+    "stream": "asks for what comes in pieces (--stream)",
+    ENDLESS: "reads a stream until it is ended, and connects again (--stream)",
+    "slow upload": "sends 64 KiB in pieces, over a second (--upload)",
+}
+
 
 class Unusable(Exception):
     """The application cannot be rehearsed with; the argument is a sentence."""

@@ -32,6 +32,22 @@ class Ending(enum.Enum):
     WRONG = "wrong answer"  #: another status or body than before the rollout
 
 
+#: What each ending means, for whoever reads the result.
+MEANINGS = {
+    Ending.OK: "answered, as before the rollout",
+    Ending.LEFT: "an answer without an end, which the client left when the load had ended",
+    Ending.REFUSED: "no connection: nobody listened any more, or there was no endpoint",
+    Ending.RESET_FRESH: "a new connection was reset before a byte of the answer",
+    Ending.RESET_REUSED: "a connection that had been used was reset before a byte of the answer",
+    Ending.CLOSED_FRESH: "a new connection was closed before a byte of the answer",
+    Ending.CLOSED_REUSED: "a connection that had been used was closed before a byte of the answer",
+    Ending.TRUNCATED: "the answer broke off",
+    Ending.TIMEOUT: "no whole answer in time",
+    Ending.SERVER_ERROR: "an answer of 500 or more",
+    Ending.WRONG: "an answer with another status or body than before the rollout",
+}
+
+
 class Close(enum.Enum):
     """How a connection ended, if not by a request's loss."""
 

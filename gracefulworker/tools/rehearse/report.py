@@ -6,17 +6,32 @@ What may be changed here: the looks. Figures come from `rollout.Result` and from
 from __future__ import annotations
 
 import math
+import platform
 from collections import Counter
+from datetime import datetime, timezone
+from importlib import metadata
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+import gracefulworker
+from gracefulworker.tools.rehearse import clients, journal
 from gracefulworker.tools.rehearse.clients import ENDLESS
 from gracefulworker.tools.rehearse.journal import Ending, Track
 from gracefulworker.tools.rehearse.pods import Pod
 from gracefulworker.tools.rehearse.rollout import Result
+
+#: What the JSON is; the number counts changes that break a reader.
+SCHEMA = "gracefulworker-rehearsal/1"
+
+#: What the columns of a pod's end mean.
+COLUMNS = (
+    "exit: seconds after SIGTERM; overtime: seconds from the last request, or the delay's end, to"
+    " the exit; idle closed: connections closed unannounced (in brackets those idle since before"
+    " SIGTERM)"
+)
 
 #: Endings that are no losses.
 NO_LOSS = (Ending.OK.value, Ending.LEFT.value)
@@ -25,7 +40,8 @@ NO_LOSS = (Ending.OK.value, Ending.LEFT.value)
 def show(console: Console, results: list[Result]) -> None:
     """Print the tables: losses by kind of client, and the end of each pod."""
     console.print(_clients_table(results))
-    console.print(_pods_table(results))
+    for result in results:
+        console.print(_pods_table(result, is_last=result is results[-1]))
     for result in results:
         console.print(verdict(result))
         if line := streams(result):
@@ -71,9 +87,27 @@ def streams(result: Result) -> str:
     return f"{text}."
 
 
-def as_json(results: list[Result]) -> dict[str, Any]:
-    """Everything that was noted, times in seconds since each rollout's beginning."""
+def as_json(results: list[Result], command: str) -> dict[str, Any]:
+    """Everything that was noted, times in seconds since each rollout's beginning.
+
+    :param command: the command line.
+    """
     return {
+        "schema": SCHEMA,
+        "made": {
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "command": command,
+            "versions": {
+                "gracefulworker": gracefulworker.__version__,
+                "gunicorn": metadata.version("gunicorn"),
+                "Python": platform.python_version(),
+                "system": f"{platform.system()} {platform.release()}",
+            },
+        },
+        "kinds": {kind: clients.MEANINGS[kind] for kind in _kinds(results)},
+        "endings": {
+            x.label: journal.MEANINGS[x.ending] for r in results for x in r.journal.exchanges()
+        },
         "plan": _plan(results[0]),
         "rollouts": [_rollout(result) for result in results],
     }
@@ -95,14 +129,17 @@ def _statuses(result: Result, kind: str | None = None) -> str:
 
 def _clients_table(results: list[Result]) -> Table:
     table = Table(title="Requests lost, by kind of client", title_justify="left")
-    table.add_column("client")
-    for result in results:
-        table.add_column(result.worker)
-    names = dict.fromkeys(x.kind for result in results for x in result.journal.exchanges())
-    for name in [*names, None]:
+    for head in ("client", *(result.worker for result in results)):
+        table.add_column(head, overflow="fold")
+    for name in [*_kinds(results), None]:
         cells = [_cell(result, name) for result in results]
         table.add_row(Text(name or "all", "" if name else "bold"), *cells, end_section=bool(name))
     return table
+
+
+def _kinds(results: list[Result]) -> list[str]:
+    """The kinds of client that asked for anything."""
+    return list(dict.fromkeys(x.kind for r in results for x in r.journal.exchanges()))
 
 
 def _cell(result: Result, kind: str | None) -> Text:
@@ -117,30 +154,23 @@ def _cell(result: Result, kind: str | None) -> Text:
     return text
 
 
-def _pods_table(results: list[Result]) -> Table:
-    table = Table(
-        title="The end of each pod",
-        title_justify="left",
-        caption="exit: seconds after SIGTERM; overtime: seconds from the last request, or the"
-        " delay's end, to the exit; idle closed: connections closed unannounced (in brackets"
-        " those idle since before SIGTERM)",
-        caption_justify="left",
-    )
-    table.add_column("pod", no_wrap=True)
+def _pods_table(result: Result, *, is_last: bool) -> Table:
+    table = Table(title=f"The end of each pod: {result.worker}", title_justify="left")
+    if is_last:
+        table.caption, table.caption_justify = COLUMNS, "left"
+    table.add_column("pod", overflow="fold")
     for column in ("exit", "overtime", "status", "SIGKILL", "idle closed"):
-        table.add_column(column, justify="right")
-    for result in results:
-        for pod in result.old_pods:
-            told, asleep = result.idle_closes(pod)
-            table.add_row(
-                f"{result.worker}, {pod.name}",
-                f"{pod.marks['exit'] - pod.marks['sigterm']:.2f}",
-                f"{result.overtime(pod):.2f}",
-                str(pod.status),
-                "needed" if "sigkill" in pod.marks else "no",
-                f"{len(told)} ({len(asleep)})",
-                end_section=pod is result.old_pods[-1],
-            )
+        table.add_column(column, justify="right", no_wrap=True)
+    for pod in result.old_pods:
+        told, asleep = result.idle_closes(pod)
+        table.add_row(
+            pod.name,
+            f"{pod.marks['exit'] - pod.marks['sigterm']:.2f}",
+            f"{result.overtime(pod):.2f}",
+            str(pod.status),
+            "needed" if "sigkill" in pod.marks else "no",
+            f"{len(told)} ({len(asleep)})",
+        )
     return table
 
 
@@ -152,10 +182,13 @@ def _plan(result: Result) -> dict[str, Any]:
         "pods": plan.pods,
         "lag": plan.lag,
         "grace": plan.grace,
+        "warm_up": plan.warm_up,
         "seed": plan.seed,
         "rate": plan.rate,
         "connections": plan.connections,
-        "requests": [f"{method} {path}" for method, path, _ in plan.paths],
+        "idle_limit": plan.idle_limit,
+        "timeout": plan.timeout,
+        "requests": plan.asked,
         # Their values may be secrets.
         "headers": [name for name, _ in plan.headers],
     }
@@ -165,6 +198,7 @@ def _rollout(result: Result) -> dict[str, Any]:
     journal = result.journal
     return {
         "worker": result.worker,
+        "settings": dict(result.plan.settings),
         "load": result.load,
         "asked": journal.asked,
         "lost": journal.lost,

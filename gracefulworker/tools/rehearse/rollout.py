@@ -79,7 +79,7 @@ class Result:
     def overtime(self, pod: Pod) -> float:
         """Seconds from the last active request, or the end of the delay, to the exit."""
         since = max(self.journal.last_active(pod.name), pod.marks.get("gate", pod.marks["sigterm"]))
-        return pod.marks["exit"] - since
+        return max(0.0, pod.marks["exit"] - since)
 
     def idle_closes(self, pod: Pod) -> tuple[list[Track], list[Track]]:
         """Idle connections that it closed unannounced after its SIGTERM.
