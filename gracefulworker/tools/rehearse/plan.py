@@ -5,7 +5,8 @@ What may be changed here: a figure is one line. Times are in seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 Header = tuple[str, str]
 
@@ -36,6 +37,8 @@ class Plan:
     slow: str | None = None  #: a path whose answer takes its time
     stream: str | None = None  #: a path whose answer comes in pieces
     upload: str | None = None  #: a path that takes a POST
+    #: A workload that runs in a cluster, in place of pods here: context, namespace and so on.
+    cluster: Mapping[str, str] = field(default_factory=dict)
     same_body: bool = True  #: an answer that never differed before the rollout must not differ
 
     @property
