@@ -272,7 +272,8 @@ def test_urls(url, found):
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost", "ftp://localhost/", "http://", "http://a:b@localhost/", "http://x:99999/"]
+    "url",
+    ["localhost", "ftp://localhost:21/", "http://", "http://a:b@localhost/", "http://x:99999/"],
 )
 def test_what_is_no_url(url):
     with pytest.raises(ValueError, match="--url takes http://HOST"):
@@ -388,6 +389,19 @@ def test_ctrl_c_reports_what_was_seen_and_leaves_nothing(shop, moment):
     assert re.search(r"deployment/shop lost 0 of \d+ requests", rehearsal.words)
     assert "deployment/shop is left to itself" in rehearsal.words
     assert json.loads(rehearsal.json.read_text())["rollouts"][0]["lost"] == 0
+    rehearsal.assert_nothing_left()
+
+
+def test_a_script_around_kubectl_is_ended_with_it(shop, tmp_path):
+    """Version managers put one there."""
+    script = tmp_path / "bin" / "kubectl"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\n"{RECORDED}/kubectl" "$@"\nexit $?\n')
+    script.chmod(0o755)
+    rehearsal = shop("--yes", path=script.parent)
+    rehearsal.wait_line("its deletion is asked")
+    rehearsal.process.send_signal(signal.SIGINT)
+    assert rehearsal.end() == 130, rehearsal.said
     rehearsal.assert_nothing_left()
 
 

@@ -64,7 +64,8 @@ def server(url: str) -> tuple[Direct, str, str]:
     """
     parts = urlsplit(url)
     try:
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        standard = {"http": 80, "https": 443}[parts.scheme]
+        port = parts.port or standard
     except (KeyError, ValueError):
         port = 0
     host = parts.hostname
