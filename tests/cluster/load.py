@@ -1,0 +1,55 @@
+"""The rehearsal's clients, run in a pod: load on one address until standard input says stop.
+
+    python load.pyz '{"address": ["10.96.0.7", 80], "rate": 20, ...}'
+
+This is the ``__main__`` of the archive that `kube.Client` makes of gracefulworker and h11. A line
+of JSON says that the load has begun, a last one what became of each request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import json
+import sys
+import time
+
+from gracefulworker.tools.rehearse.clients import Clients
+from gracefulworker.tools.rehearse.journal import Journal
+from gracefulworker.tools.rehearse.plan import Plan
+from gracefulworker.tools.rehearse.wire import Direct
+
+#: Of so many losses the moment is told, too.
+TOLD = 100
+
+
+def say(**what: object) -> None:
+    print(json.dumps(what), flush=True)
+
+
+async def run(address: tuple[str, int], plan: Plan) -> None:
+    journal = Journal()
+    clients = Clients(plan, Direct(address), journal)
+    await clients.learn([address])
+    clients.start()
+    await asyncio.sleep(plan.warm_up)
+    say(began=time.time())
+    # Also when whoever has started this has gone.
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    await clients.stop()
+    await clients.leave()
+    await clients.clean_up()
+    zero = time.time() - journal.now()
+    lost = [exchange for exchange in journal.exchanges() if exchange.lost]
+    say(
+        asked=journal.asked,
+        endings=collections.Counter(f"{x.kind}: {x.label}" for x in lost),
+        lost=len(lost),
+        moments=[(zero + x.began, zero + x.ended, x.kind, x.label) for x in lost][:TOLD],
+    )
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    host, port = given.pop("address")
+    asyncio.run(run((host, port), Plan("cluster", same_body=False, **given)))

@@ -1,0 +1,60 @@
+"""Every manifest of the examples and of the pages, as it stands: the API server takes it."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from cluster.workloads import EXAMPLE, Workload
+from harness.documents import PAGES, blocks
+
+#: The objects of the API in a page, and the pieces of a pod.
+BLOCKS = [block for page in PAGES for block in blocks(page) if block.language == "yaml"]
+
+
+def is_object(block):
+    return all("kind" in document for document in yaml.safe_load_all(block.text))
+
+
+def is_part_of_a_pod(block):
+    first = yaml.safe_load(block.text)
+    return bool({"containers", "initContainers", "lifecycle", "env"} & first.keys())
+
+
+OBJECTS = [block for block in BLOCKS if is_object(block)]
+PARTS = [block for block in BLOCKS if not is_object(block) and is_part_of_a_pod(block)]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLE.glob("*.yaml")), ids=lambda path: path.name)
+def test_an_example(kube, path):
+    documents = [*yaml.safe_load_all(path.read_text())]
+    if documents[0]["kind"] == "Kustomization":
+        kube("apply", "--dry-run=server", "-k", str(EXAMPLE))
+        return
+    kube.apply(*documents, dry_run=True)
+
+
+@pytest.mark.parametrize("block", OBJECTS, ids=str)
+def test_an_object_of_a_page(kube, block):
+    kube.apply(*yaml.safe_load_all(block.text), dry_run=True)
+
+
+@pytest.mark.parametrize("block", PARTS, ids=str)
+def test_a_part_of_a_page(kube, block):
+    """Put where it belongs: into the example's pod."""
+    workload = Workload("part")
+    part = yaml.safe_load(block.text)
+    for name in ("containers", "initContainers"):
+        for container in part.get(name, ()):
+            container.setdefault("image", "example")
+    if {"lifecycle", "env"} & part.keys():
+        workload.app.update(part)
+    else:
+        workload.pod.update(part)
+    kube.apply(workload.deployment, dry_run=True)
+
+
+def test_a_fault_would_be_found(kube):
+    workload = Workload("fault")
+    workload.pod["containers"][0]["livecycle"] = {}
+    with pytest.raises(Exception, match="livecycle"):
+        kube.apply(workload.deployment, dry_run=True)
