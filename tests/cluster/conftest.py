@@ -56,7 +56,7 @@ def client(kube, nodes, request):
     client = Client.start(kube, "client")
     ask = "import sys, gunicorn; print(gunicorn.__version__, sys.version.split()[0])"
     gunicorn, python = kube("exec", client.pod, "--", "python", "-c", ask).split()
-    info = kube.get("nodes")["items"][0]["status"]["nodeInfo"]
+    info = kube.get("node", next(iter(nodes)))["status"]["nodeInfo"]
     request.config.stash[MEASURED_ON] = (
         f"{datetime.date.today()}: Kubernetes {kube.version}, {len(nodes)} nodes,"
         f" {info['containerRuntimeVersion'].replace('://', ' ')}, Linux"
@@ -66,7 +66,13 @@ def client(kube, nodes, request):
 
 
 @pytest.fixture(scope="session")
-def outside(kube):
+def has_gevent(kube, client):
+    ask = "import importlib.util; print(importlib.util.find_spec('gevent') is not None)"
+    return kube("exec", client.pod, "--", "python", "-c", ask) == "True\n"
+
+
+@pytest.fixture(scope="session")
+def outside(kube, client):
     """A pod with its node's own address: for what only those outside the pods' network see."""
     return Client.start(kube, "outside", hostNetwork=True)
 

@@ -207,7 +207,7 @@ def _archive() -> bytes:
     with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(Path(__file__).with_name("load.py"), "__main__.py")
         for package in (gracefulworker, h11):
-            root = Path(package.__file__).parent
+            root = Path(package.__path__[0])
             for path in root.rglob("*.py"):
                 archive.write(path, path.relative_to(root.parent))
     return held.getvalue()

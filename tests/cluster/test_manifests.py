@@ -7,7 +7,6 @@ import yaml
 from cluster.workloads import EXAMPLE, Workload
 from harness.documents import PAGES, blocks
 
-#: The objects of the API in a page, and the pieces of a pod.
 BLOCKS = [block for page in PAGES for block in blocks(page) if block.language == "yaml"]
 
 
@@ -20,8 +19,7 @@ def is_part_of_a_pod(block):
     return bool({"containers", "initContainers", "lifecycle", "env"} & first.keys())
 
 
-OBJECTS = [block for block in BLOCKS if is_object(block)]
-PARTS = [block for block in BLOCKS if not is_object(block) and is_part_of_a_pod(block)]
+FOR_KUBERNETES = [block for block in BLOCKS if is_object(block) or is_part_of_a_pod(block)]
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLE.glob("*.yaml")), ids=lambda path: path.name)
@@ -33,14 +31,12 @@ def test_an_example(kube, path):
     kube.apply(*documents, dry_run=True)
 
 
-@pytest.mark.parametrize("block", OBJECTS, ids=str)
-def test_an_object_of_a_page(kube, block):
-    kube.apply(*yaml.safe_load_all(block.text), dry_run=True)
-
-
-@pytest.mark.parametrize("block", PARTS, ids=str)
-def test_a_part_of_a_page(kube, block):
-    """Put where it belongs: into the example's pod."""
+@pytest.mark.parametrize("block", FOR_KUBERNETES, ids=str)
+def test_a_page(kube, block):
+    """An object, or a piece that is put where it belongs: into the example's pod."""
+    if is_object(block):
+        kube.apply(*yaml.safe_load_all(block.text), dry_run=True)
+        return
     workload = Workload("part")
     part = yaml.safe_load(block.text)
     for name in ("containers", "initContainers"):

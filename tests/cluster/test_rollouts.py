@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from cluster.kube import Watch
+from cluster.kube import IMAGE, Watch
 from cluster.workloads import Workload, slow_to_start
 
 #: Seconds after which a balancer in front of all that is there would have heard that it is leaving;
@@ -36,7 +36,9 @@ def judge(side, load, watch=None):
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_rolling_update(kube, client, start, row, request, engine, side):
+def test_rolling_update(kube, client, start, row, request, has_gevent, engine, side):
+    if engine == "gevent" and not has_gevent:
+        pytest.skip(f"there is no gevent in {IMAGE} (CONTRIBUTING.md)")
     workload = start(Workload(f"roll-{engine}-{side}", worker_of(side, engine)))
     for _ in range(request.config.option.rounds):
         with Watch(kube, workload.name) as watch:

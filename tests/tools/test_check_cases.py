@@ -234,7 +234,7 @@ def test_the_fix_of_a_native_sidecar_is_what_the_sound_file_has(capsys):
     manifests = CASES.parent / "manifests"
     cli.main(["check", "--format", "json", str(manifests / "sidecar-native.yaml")])
     (finding,) = json.loads(capsys.readouterr().out)["findings"]
-    hook = re.search(r"\[.*\]", finding["fix"])[0]
+    (hook,) = re.findall(r"\[.*\]", finding["fix"])
     (delay,) = re.findall(r"GRACEFUL_DELAY=(\d+)", finding["fix"])
     sound = (manifests / "sound" / "native-sidecar.yaml").read_text()
     assert hook in sound and f'value: "{delay}"' in sound

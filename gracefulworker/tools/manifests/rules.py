@@ -718,17 +718,17 @@ def _all_ports(pod: Pod) -> set[str | None]:
     }
 
 
+def is_native(node: Node) -> bool:
+    """Whether a container is a native sidecar, which is told to stop after all others."""
+    return "initContainers[" in node.field
+
+
 def _is_proxy(node: Node) -> bool:
     """Whether a container runs one of the proxies; one of their images may run something else."""
     words = [word.text or "" for word in node["command"]]
     if not words:
         return base_of(node["image"].text or "") in PROXIES
     return any(os.path.basename(word) in PROXIES for line in words for word in line.split())
-
-
-def is_native(node: Node) -> bool:
-    """Whether a container is a native sidecar, which is told to stop after all others."""
-    return "initContainers[" in node.field
 
 
 @rule("sidecar")
@@ -844,10 +844,13 @@ def unready(server: Server) -> Iterator[Mistake]:
         WARNING,
         server.place_of("GRACEFUL_UNREADY"),
         "graceful_unready is set, and only kube-proxy stands in front",
-        "when all pods are leaving (a node goes, one replica is left) kube-proxy would still use "
-        "one that is ready, and now has none: connection refused",
+        "when all pods are leaving (a node goes, one replica is left; with externalTrafficPolicy: "
+        "Local, all of one node) kube-proxy would still use one that is ready, and now has none: "
+        "connection refused",
         "remove it: a pod that is being deleted is out of the Service without it. (Keep it where "
-        "a balancer that is not in the files probes the pod itself, and hears of the end by that.)",
+        "a balancer that is not in the files probes the pod itself, and hears of the end by that; "
+        "or where containers are often restarted in place, by the liveness probe: of that only "
+        "readiness tells.)",
     )
 
 
