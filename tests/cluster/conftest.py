@@ -5,6 +5,7 @@ What may be changed here: fixtures that several cases need, and how the table lo
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import shlex
 import shutil
@@ -24,16 +25,21 @@ def pytest_addoption(parser):
     group.addoption("--rounds", type=int, default=1, metavar="N", help="rolling updates of each")
 
 
+def pytest_report_header():
+    words = [*KUBECTL, "config", "current-context"]
+    with contextlib.suppress(OSError):
+        done = subprocess.run(words, capture_output=True, text=True)
+        return f"cluster: {done.stdout.strip() or done.stderr.strip()}"
+
+
 def unreachable() -> str:
     """Why there is no cluster to be tested on; "" if there is one."""
     if shutil.which(KUBECTL[0]) is None:
         return f"there is no {KUBECTL[0]} here (KUBECTL names another)"
     words = [*KUBECTL, "auth", "can-i", "create", "namespaces", "--request-timeout=10s"]
     done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines() or ["no answer"]
-        return f"{shlex.join(words)}: {said[-1]}"
-    return ""
+    said = (done.stderr or done.stdout).strip().splitlines() or ["no answer"]
+    return f"{shlex.join(words)}: {said[-1]}" if done.returncode else ""
 
 
 @pytest.fixture(scope="session")
@@ -82,8 +88,8 @@ def nodes(kube):
     """Names of the nodes that take pods, and their addresses."""
     found = {}
     for node in kube.get("nodes")["items"]:
-        taints = node["spec"].get("taints", [])
-        if not node["spec"].get("unschedulable") and not any("No" in t["effect"] for t in taints):
+        closed = [t for t in node["spec"].get("taints", ()) if t["effect"] != "PreferNoSchedule"]
+        if not closed:  # one that is cordoned has a taint, too
             addresses = {a["type"]: a["address"] for a in node["status"]["addresses"]}
             found[node["metadata"]["name"]] = addresses["InternalIP"]
     return found

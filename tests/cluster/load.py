@@ -27,8 +27,21 @@ def say(**what: object) -> None:
     print(json.dumps(what), flush=True)
 
 
+async def until_reached(address: tuple[str, int]) -> None:
+    """Wait for the news of a Service that has just been made; those who wait for it end this."""
+    while True:
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection(*address), 1)
+        except (OSError, asyncio.TimeoutError):
+            await asyncio.sleep(0.2)
+        else:
+            writer.close()
+            return
+
+
 async def run(address: tuple[str, int], plan: Plan) -> None:
     journal = Journal()
+    await until_reached(address)
     clients = Clients(plan, Direct(address), journal)
     await clients.learn([address])
     clients.start()

@@ -6,7 +6,7 @@ import pytest
 from cluster.kube import Watch, wait_until
 from cluster.workloads import Workload
 
-SLOW = "/slow?seconds=12"
+SLOW = "/slow?seconds=20"
 
 
 def roll(kube, client, workload, **plan):
@@ -61,7 +61,7 @@ def test_the_native_sleep_as_the_hook(kube, client, start, row, side):
 
 @pytest.mark.parametrize("told", (False, True))
 def test_a_grace_period_that_is_shorter_than_assumed(kube, client, start, row, told):
-    """--grace-period=10 and a request of 12 s. Unless told, gunicorn is killed without a word.
+    """--grace-period=10 and a request of 20 s. Unless told, gunicorn is killed without a word.
 
     With the figure it is cut in time, and that is said.
     """
@@ -125,7 +125,7 @@ def test_a_restart_in_place(kube, client, start, row, side):
         "periodSeconds": 1,
         "failureThreshold": 1,
     }
-    workload.app["readinessProbe"] |= {"periodSeconds": 1, "failureThreshold": 1}
+    workload.ask_each_second()
     start(workload)
     with client.load(kube.address(workload.name)) as load:
         for pod in kube.pods(workload.name):

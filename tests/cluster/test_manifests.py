@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from cluster.kube import IMAGE, Watch
 from cluster.workloads import EXAMPLE, Workload
 from harness.documents import PAGES, blocks
 
@@ -29,6 +30,23 @@ def test_an_example(kube, path):
         kube("apply", "--dry-run=server", "-k", str(EXAMPLE))
         return
     kube.apply(*documents, dry_run=True)
+
+
+@pytest.mark.skipif(IMAGE != "graceful-flask:1", reason="the example names another image")
+def test_the_example_as_it_stands(kube, client, row):
+    kube("apply", "-k", str(EXAMPLE))
+    name = "graceful-flask"
+    try:
+        kube.wait_rolled_out(name)
+        with Watch(kube, name) as watch:
+            with client.load(kube.address(name)) as load:
+                kube("rollout", "restart", f"deployment/{name}")
+                kube.wait_rolled_out(name)
+                watch.wait_gone()
+    finally:
+        kube("delete", "-k", str(EXAMPLE), "--wait")
+    row("examples/kubernetes as it stands, 2 pods", "ours", load)
+    assert not load.lost, load.told
 
 
 @pytest.mark.parametrize("block", FOR_KUBERNETES, ids=str)

@@ -40,25 +40,25 @@ def recipe(native):
     return front, app
 
 
-@pytest.mark.parametrize("how", ("container", "native", "native without a hook"))
+@pytest.mark.parametrize("how", ("container", "native sidecar", "native sidecar without a hook"))
 def test_nginx_in_front(kube, client, start, row, how):
     native = how != "container"
     front, app = recipe(native)
     name = f"nginx-{how.replace(' ', '-')}"
     env = {entry["name"]: entry["value"] for entry in app["env"]}
     workload = Workload(name, replicas=3, env=env)
-    if how == "native without a hook":
+    if how == "native sidecar without a hook":
         del front["lifecycle"]
     config = AROUND.format(servers=block(PAGE, "nginx", "upstream app"))
     start(with_nginx(workload, config, front, native))
     with Watch(kube, name) as watch:
         # Slow answers keep gunicorn, and so a sidecar, for a while after the delay.
-        with client.load(kube.address(name), slow="/slow?seconds=4") as load:
+        with client.load(kube.address(name), slow="/slow?seconds=4", connections=40) as load:
             kube("rollout", "restart", f"deployment/{name}")
             kube.wait_rolled_out(name)
             watch.wait_gone()
-    row(f"nginx in front, {how}" + (" sidecar" if how == "native" else ""), "ours", load)
-    if how == "native without a hook":
+    row(f"nginx in front, {how}", "ours", load)
+    if how == "native sidecar without a hook":
         assert any("502" in ending for ending in load.endings), load.told
         return
     assert not load.lost, load.told

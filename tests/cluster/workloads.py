@@ -108,6 +108,10 @@ class Workload:
         self.app["env"] = [e for e in self.app["env"] if e["name"] != name]
         self.app["env"].append({"name": name, "value": value})
 
+    def ask_each_second(self) -> None:
+        """Have the readiness probe fail within a second: within the delay, if it fails."""
+        self.app["readinessProbe"] |= {"periodSeconds": 1, "failureThreshold": 1}
+
     def mount(self, name: str, path: str, **volume: Any) -> None:
         self.pod.setdefault("volumes", []).append({"name": name, **volume})
         self.app.setdefault("volumeMounts", []).append({"name": name, "mountPath": path})

@@ -31,7 +31,23 @@ def judge(side, load, watch=None):
     assert not load.lost, load.told
     for pod in watch.pods if watch else ():
         assert watch.last_line(pod).startswith("clean after "), watch.logs[pod]
-        assert watch.ended(pod).get("exitCode") in (0, None), watch.ended(pod)
+        assert watch.ended(pod)["exitCode"] == 0
+
+
+def killed(watch):
+    """How many pods had to be killed, for the table."""
+    count = sum(watch.ended(pod)["exitCode"] == 137 for pod in watch.pods)
+    return f"{count} of {len(watch.pods)} pods ended by SIGKILL" if count else ""
+
+
+def roll(kube, client, workload):
+    """A rolling update under load; the load, and what was seen of the old pods."""
+    with Watch(kube, workload.name) as watch:
+        with client.load(kube.address(workload.name)) as load:
+            kube("rollout", "restart", f"deployment/{workload.name}")
+            kube.wait_rolled_out(workload.name)
+            watch.wait_gone()
+    return load, watch
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -40,14 +56,14 @@ def test_rolling_update(kube, client, start, row, request, has_gevent, engine, s
     if engine == "gevent" and not has_gevent:
         pytest.skip(f"there is no gevent in {IMAGE} (CONTRIBUTING.md)")
     workload = start(Workload(f"roll-{engine}-{side}", worker_of(side, engine)))
+    lost = 0
     for _ in range(request.config.option.rounds):
-        with Watch(kube, workload.name) as watch:
-            with client.load(kube.address(workload.name)) as load:
-                kube("rollout", "restart", f"deployment/{workload.name}")
-                kube.wait_rolled_out(workload.name)
-                watch.wait_gone()
-        row(f"rolling update of 3 pods, {engine}", side, load)
-        judge(side, load, watch)
+        load, watch = roll(kube, client, workload)
+        row(f"rolling update of 3 pods, {engine}", side, load, killed(watch))
+        lost += load.lost
+        if side == "ours":
+            judge(side, load, watch)
+    assert side == "ours" or lost, "the control shows no loss"
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -57,11 +73,7 @@ def test_slow_import_and_warm_up(kube, client, start, row, side):
     if side == "ours":
         workload.set("GRACEFUL_WARMUP", "/")
     start(workload)
-    with Watch(kube, workload.name) as watch:
-        with client.load(kube.address(workload.name)) as load:
-            kube("rollout", "restart", f"deployment/{workload.name}")
-            kube.wait_rolled_out(workload.name)
-            watch.wait_gone()
+    load, watch = roll(kube, client, workload)
     row("the same with an import of 3 s and a slow first request", side, load)
     judge(side, load, watch)
     for pod in kube.get("pods", "--selector", f"app={workload.name}")["items"]:
@@ -87,6 +99,7 @@ def test_scale_to_zero(kube, client, start, row, side, unready):
         pytest.skip("stock has no readiness of its own")
     more = {"GRACEFUL_UNREADY": "true"} if unready else {}
     workload = Workload(f"zero-{side}-{unready}".lower(), worker_of(side), 2, more)
+    workload.ask_each_second()
     start(workload)
     with Watch(kube, workload.name) as watch:
         with client.load(kube.address(workload.name), slow=None) as load:
@@ -95,7 +108,7 @@ def test_scale_to_zero(kube, client, start, row, side, unready):
         watch.wait_gone()
     case = f"scale to zero, the first {HEARD:g} s"
     if unready:
-        # It depends on how often the kubelet asks: no figure is promised.
+        # This is what it costs, and no promise.
         row(f"{case}, graceful_unready", side, load)
         return
     row(case, side, load)
@@ -134,6 +147,7 @@ def test_external_traffic_policy_local(kube, outside, start, row, nodes, two_nod
     workload = Workload(f"local-{side}-{unready}".lower(), worker_of(side), 1, more)
     workload.service["spec"] |= {"type": "NodePort", "externalTrafficPolicy": "Local"}
     workload.pod["nodeSelector"] = {"kubernetes.io/hostname": node}
+    workload.ask_each_second()
     start(workload)
     port = kube.get("service", workload.name)["spec"]["ports"][0]["nodePort"]
     # One more on the other node: else this would be the same as a scale to zero.
