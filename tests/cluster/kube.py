@@ -195,6 +195,7 @@ PLAN: dict[str, Any] = {
     "rate": 20,
     "connections": 20,
     "idle_limit": 4,  # less than the delay: see the rehearsal's Plan
+    "timeout": 60,  # a machine that is busy with other things loses nothing
     "slow": "/slow?seconds=1.5",
     "stream": "/stream?chunks=6&pause=0.2",
     "upload": "/upload",
