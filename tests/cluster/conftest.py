@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import uuid
+import warnings
 
 import pytest
 from cluster.kube import KUBECTL, Client, Failed, Kube
@@ -53,7 +54,11 @@ def kube():
     try:
         yield kube
     finally:
-        kube("delete", "namespace", name, "--wait", "--timeout=180s")
+        kube("delete", "namespace", name, "--wait=false")
+        try:
+            kube.wait(f"namespace/{name}", "delete")
+        except Failed as error:
+            warnings.warn(f"the namespace {name} is being removed still: {error}", stacklevel=1)
 
 
 @pytest.fixture(scope="session")

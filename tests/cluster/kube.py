@@ -127,6 +127,12 @@ class Load:
     endings: dict[str, int] = field(default_factory=dict)
     moments: list[tuple[float, float, str, str]] = field(default_factory=list)
     began: float = 0.0
+    process: subprocess.Popen[str] | None = None
+
+    def end_in(self, seconds: float) -> None:
+        """Have it end after so many seconds, however long what is done meanwhile takes."""
+        self.process.stdin.write(f"{seconds}\n")
+        self.process.stdin.flush()
 
     def __str__(self) -> str:
         return f"{self.lost} of {self.asked:,}"
@@ -179,9 +185,9 @@ class Client:
                 first = process.stdout.readline()
                 if not first:
                     raise Failed(f"no load: {process.stderr.read()}")
-                load = Load(**json.loads(first))
+                load = Load(**json.loads(first), process=process)
                 yield load
-                said, trouble = process.communicate("stop\n", timeout=CEILING)
+                said, trouble = process.communicate("0\n", timeout=CEILING)
             finally:
                 process.kill()
         if not said:

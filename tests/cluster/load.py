@@ -1,9 +1,10 @@
-"""The rehearsal's clients, run in a pod: load on one address until standard input says stop.
+"""The rehearsal's clients, run in a pod: load on one address until standard input ends it.
 
     python load.pyz '{"address": ["10.96.0.7", 80], "rate": 20, ...}'
 
 This is the ``__main__`` of the archive that `kube.Client` makes of gracefulworker and h11. A line
-of JSON says that the load has begun, a last one what became of each request.
+of JSON says that the load has begun, a last one what became of each request. A line that is read is
+the seconds for which the load still goes on, by this clock; none is 0.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ async def run(address: tuple[str, int], plan: Plan) -> None:
     clients.start()
     await asyncio.sleep(plan.warm_up)
     say(began=time.time())
-    # Also when whoever has started this has gone.
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    # It ends also when whoever has started this has gone.
+    line = await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    await asyncio.sleep(float(line or 0))
     await clients.stop()
     await clients.leave()
     await clients.clean_up()

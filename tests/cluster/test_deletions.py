@@ -5,8 +5,6 @@ Ours loses nothing. Stock's rows are the control: that the load and the cluster 
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from cluster.kube import IMAGE, Watch
 from cluster.workloads import Workload, slow_to_start
@@ -103,8 +101,8 @@ def test_scale_to_zero(kube, client, start, row, side, unready):
     start(workload)
     with Watch(kube, workload.name) as watch:
         with client.load(kube.address(workload.name), slow=None) as load:
+            load.end_in(HEARD)
             kube("scale", f"deployment/{workload.name}", "--replicas=0")
-            time.sleep(HEARD)  # what is asked for in this time is what this is about
         watch.wait_gone()
     case = f"scale to zero, the first {HEARD:g} s"
     if unready:
@@ -159,8 +157,8 @@ def test_external_traffic_policy_local(kube, outside, start, row, nodes, two_nod
     kube.wait_rolled_out(other.name)
     try:
         with outside.load((nodes[node], port), slow=None) as load:
+            load.end_in(HEARD)
             kube("scale", f"deployment/{workload.name}", "--replicas=0")
-            time.sleep(HEARD)
     finally:
         kube("delete", "deployment", other.name, "--wait")
     case = f"externalTrafficPolicy: Local, a node's last pod, the first {HEARD:g} s"
