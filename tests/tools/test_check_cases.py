@@ -8,6 +8,8 @@ it, and how much is judged, starts another program, and is not judged. A finding
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import gunicorn
 import pytest
 
 from gracefulworker.tools import cli
+from gracefulworker.tools.manifests import documents, servers
+from gracefulworker.tools.manifests.sources import Source
 
 CASES = Path(__file__).parent / "cases"
 
@@ -162,7 +166,7 @@ def test_a_proxy_is_told_the_delay_that_remains_without_the_prestop_hook(capsys,
     cli.main(["check", "--format", "json", "sleep-and-sidecar.yaml"])
     first, second = json.loads(capsys.readouterr().out)["findings"]
     assert first["fix"] == "remove the preStop hook"
-    assert second["fix"].startswith("a preStop sleep of 5 s for that container together with ")
+    assert second["fix"].startswith("a preStop sleep of 5 s for the container front together with ")
     assert "GRACEFUL_DELAY=7 " in second["fix"]
 
 
@@ -223,6 +227,39 @@ def test_a_native_sidecar_with_gunicorn_is_named(capsys, tmp_path):
     assert cli.main(["check", "--format", "json", str(path)]) == 0
     (one,) = json.loads(capsys.readouterr().out)["not_judged"]
     assert one["name"] == "Deployment web, container side"
+
+
+def test_the_fix_of_a_native_sidecar_is_what_the_sound_file_has(capsys):
+    """Its hook and its delay, to the letter: and that is what runs in tests/cluster."""
+    manifests = CASES.parent / "manifests"
+    cli.main(["check", "--format", "json", str(manifests / "sidecar-native.yaml")])
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    (hook,) = re.findall(r"\[.*\]", finding["fix"])
+    (delay,) = re.findall(r"GRACEFUL_DELAY=(\d+)", finding["fix"])
+    sound = (manifests / "sound" / "native-sidecar.yaml").read_text()
+    assert hook in sound and f'value: "{delay}"' in sound
+
+
+@pytest.mark.parametrize(
+    ("hook", "beside", "native"),
+    [
+        ("", 0, math.inf),
+        ("sleep: {seconds: 5}", 5, math.inf),
+        ("exec: {command: [sleep, '5']}", 5, math.inf),
+        ("exec: {command: [sh, -c, sleep 5]}", 5, math.inf),
+        ("exec: {command: [sh, -c, 'sleep 5; kill -QUIT 1; sleep 1']}", 5, 5),
+        ("exec: {command: [/bin/sh, -ec, 'sleep 2 && sleep 3 && nginx -s quit']}", 5, 5),
+        ("exec: {command: [nginx, -s, quit]}", 0, 0),
+        ("exec: {command: [sh, -c, 'sleep 5; wget -qO- localhost/quitquitquit']}", 5, None),
+        ("exec: {command: [pilot-agent, request, POST, drain]}", None, None),
+        ("httpGet: {path: /drain, port: 9}", None, None),
+    ],
+)
+def test_when_a_proxy_quits(hook, beside, native):
+    text = f"lifecycle: {{preStop: {{{hook}}}}}" if hook else "name: proxy"
+    (node,) = documents.parse(Source("web.yaml", "yaml", text, True))
+    assert servers.quits_after(node, False) == beside
+    assert servers.quits_after(node, True) == native
 
 
 FRONT = """\

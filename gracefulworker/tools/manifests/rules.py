@@ -23,7 +23,7 @@ import gracefulworker
 from gracefulworker.settings import MARGIN, whole
 from gracefulworker.tools.manifests import launch
 from gracefulworker.tools.manifests.documents import Node
-from gracefulworker.tools.manifests.servers import Pod, Server, prestop_sleep
+from gracefulworker.tools.manifests.servers import Pod, Server, quits_after
 from gracefulworker.tools.manifests.sources import Place
 from gracefulworker.tools.manifests.units import Stop, base_of
 
@@ -50,6 +50,9 @@ KEEPERS = ("gthread", "gevent", "eventlet", "tornado")
 PROXIES = frozenset(
     {"nginx", "nginx-unprivileged", "openresty", "envoy", "haproxy", "caddy", "httpd", "traefik"}
 )
+
+#: Those of them that SIGQUIT lets finish what is under way.
+NGINXES = frozenset({"nginx", "nginx-unprivileged", "openresty"})
 
 #: Seconds that gunicorn may go on after a proxy in its pod has closed its door, for what that has
 #: let in.
@@ -303,8 +306,8 @@ def _planned(server: Server, sums: Budget | None) -> float:
     if sums is None or not sums.is_needless_hook:
         return delay + presleep
     # What the hook was there for must not be lost with it.
-    sleeps = [prestop_sleep(node, {}) or 0.0 for node, _ in in_front(server)]
-    longer = [sleep + HANDOVER for sleep in sleeps if sleep > delay]
+    ends = [quits_after(node, is_native(node)) or 0.0 for node, _ in in_front(server)]
+    longer = [end + HANDOVER for end in ends if delay < end < math.inf]
     if delay < SHORT_FOR_TARGETS and _targets(server) is not None:
         longer.append(max(presleep, SHORT_FOR_TARGETS))
     return max([delay, *longer])
@@ -767,7 +770,7 @@ def in_front(server: Server) -> list[tuple[Node, bool]]:
     if targets & own and not is_hidden:
         return []
     found = []
-    for node in server.pod.containers:
+    for node in [*server.pod.containers, *server.pod.sidecars]:
         if node["name"].text == server.container.name:
             continue
         ports = {port[key].text for port in node["ports"] for key in ("name", "containerPort")}
@@ -782,10 +785,15 @@ def in_front(server: Server) -> list[tuple[Node, bool]]:
 def _all_ports(pod: Pod) -> set[str | None]:
     return {
         port[key].text
-        for node in pod.containers
+        for node in [*pod.containers, *pod.sidecars]
         for port in node["ports"]
         for key in ("name", "containerPort")
     }
+
+
+def is_native(node: Node) -> bool:
+    """Whether a container is a native sidecar, which is told to stop after all others."""
+    return "initContainers[" in node.field
 
 
 def _is_proxy(node: Node) -> bool:
@@ -817,22 +825,32 @@ def sidecar(server: Server) -> Iterator[Mistake]:
     planned = _planned(server, sums)
     for node, is_sure in in_front(server):
         name = f"the container {node['name'].text} ({base_of(node['image'].text or '')})"
-        sleep = prestop_sleep(node, {})
+        sleep = quits_after(node, is_native(node))
         if sleep is None:
             continue
         severity = ERROR if is_sure else WARNING
-        place = node["lifecycle"]["preStop"].place if sleep else node.place
-        if kept and (not sleep or sleep + HANDOVER < kept):
+        hooked = node["lifecycle"]["preStop"]
+        place = hooked.place if hooked else node.place
+        if sleep == math.inf:
+            end = max(planned, USUAL_DELAY)
+            yield Mistake(
+                severity if not kept else WARNING,
+                place,
+                f"{name} in front of gunicorn is a native sidecar, which is told to stop when "
+                "gunicorn has gone, and its preStop hook does not tell it before",
+                "502: until then the proxy keeps its clients' connections, and takes requests that "
+                "gunicorn is no longer there for",
+                f"{_hook(node, end)} together with {_longer(server, end + HANDOVER, hook)}",
+            )
+        elif kept and (not sleep or sleep + HANDOVER < kept):
             yield Mistake(
                 severity,
                 place,
                 f"{name} in front of gunicorn stops {kept - sleep:g} s before it",
                 f"the proxy refuses clients at once at each deploy, although gunicorn serves on "
                 f"for {kept:g} s",
-                f"a preStop sleep of {planned:g} s for that container together with "
-                f"{_longer(server, planned + HANDOVER, hook)} for what it then hands over; or make "
-                "it a native sidecar (initContainers with restartPolicy: Always), which ends after "
-                "gunicorn",
+                f"{_hook(node, planned)} together with "
+                f"{_longer(server, planned + HANDOVER, hook)} for what it then hands over",
             )
         elif sleep > kept:
             yield Mistake(
@@ -844,6 +862,17 @@ def sidecar(server: Server) -> Iterator[Mistake]:
             )
     if kept:
         yield from _istio(server, server.pod, kept + (finish or 0.0))
+
+
+def _hook(node: Node, seconds: float) -> str:
+    """What ends a proxy in front after so many seconds."""
+    of = f"for the container {node['name'].text}"
+    if not is_native(node):
+        return f"a preStop sleep of {seconds:g} s {of}"
+    if base_of(node["image"].text or "") not in NGINXES:
+        return f"a preStop hook {of} that makes it quit after {seconds:g} s"
+    command = f'["sh", "-c", "sleep {seconds:g}; kill -QUIT 1; sleep 1"]'
+    return f"the preStop hook {command} {of}"
 
 
 def _longer(server: Server, seconds: float, hook: float) -> str:
@@ -901,10 +930,13 @@ def unready(server: Server) -> Iterator[Mistake]:
         WARNING,
         server.place_of("GRACEFUL_UNREADY"),
         "graceful_unready is set, and only kube-proxy stands in front",
-        "when all pods are leaving (a node goes, one replica is left) kube-proxy would still use "
-        "one that is ready, and now has none: connection refused",
+        "when all pods are leaving (a node goes, one replica is left; with externalTrafficPolicy: "
+        "Local, all of one node) kube-proxy would still use one that is ready, and now has none: "
+        "connection refused",
         "remove it: a pod that is being deleted is out of the Service without it. (Keep it where "
-        "a balancer that is not in the files probes the pod itself, and hears of the end by that.)",
+        "a balancer that is not in the files probes the pod itself, and hears of the end by that; "
+        "or where containers are often restarted in place, by the liveness probe: of that only "
+        "readiness tells.)",
     )
 
 
@@ -931,11 +963,9 @@ def no_delay(server: Server) -> Iterator[Mistake]:
     if targets is not None:
         fix += f", with {_enough(server)} for {targets}"
     elif fronts:
-        sleep = max(prestop_sleep(fronts[0], {}) or 0.0, USUAL_DELAY)
-        fix += (
-            f", with GRACEFUL_DELAY={sleep + HANDOVER:g} and a preStop sleep of {sleep:g} s for "
-            f"the container {fronts[0]['name'].text} in front"
-        )
+        quits = quits_after(fronts[0], is_native(fronts[0])) or 0.0
+        end = max(0.0 if quits == math.inf else quits, USUAL_DELAY)
+        fix += f", with GRACEFUL_DELAY={end + HANDOVER:g} and {_hook(fronts[0], end)}"
     yield Mistake(
         ERROR if server.pod is not None else WARNING,
         server.place_of("GRACEFUL_DELAY"),

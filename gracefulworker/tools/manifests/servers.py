@@ -5,6 +5,7 @@ What may be changed here: what a rule can ask of a server, its pod, and what sta
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,6 +62,11 @@ class Pod:
     def containers(self) -> list[Node]:
         """Those that run side by side; what is in initContainers starts before and ends after."""
         return list(self.spec["containers"])
+
+    @property
+    def sidecars(self) -> list[Node]:
+        """Native ones: they are sent their stop signal when all others have ended (KEP-753)."""
+        return [n for n in self.spec["initContainers"] if n["restartPolicy"].text == "Always"]
 
     @property
     def labels(self) -> dict[str, str]:
@@ -241,6 +247,40 @@ def prestop_sleep(container: Node, environ: Mapping[str, str | None]) -> float |
     return _slept(words, environ)
 
 
+def quits_after(container: Node, is_native: bool) -> float | None:
+    """Seconds from the pod's deletion until a proxy in it lets nobody in any more.
+
+    That is at the end of its preStop hook, unless the hook itself tells it to quit. A native
+    sidecar's hook is run at once as well, but its end tells the proxy nothing.
+
+    :returns: infinity for a native sidecar that is not told; None when the hook is not understood.
+    """
+    hook = container["lifecycle"]["preStop"]
+    words = [referring(word.text or "", {}) for word in hook["exec"]["command"]]
+    text = _shell_text(words)
+    try:
+        commands = [words] if text is None else [one.words for one in shell.commands(text, {})]
+    except shell.TooMuch:
+        return None
+    slept = 0.0
+    for command in filter(None, commands):
+        if _tells_to_quit(command):
+            return slept
+        seconds = _slept(command, {})
+        if is_native and seconds is None:
+            return None  # it may tell the proxy in a way of its own
+        slept += seconds or 0.0
+    if not is_native:
+        return prestop_sleep(container, {})
+    return None if hook["httpGet"] else math.inf
+
+
+def _tells_to_quit(words: Sequence[str]) -> bool:
+    """Tell whether a command ends a proxy: ``kill -QUIT 1``, ``nginx -s quit``, ``caddy stop``."""
+    is_kill = os.path.basename(words[0]) == "kill"
+    return is_kill or any(word in ("quit", "stop", "graceful-stop") for word in words[1:])
+
+
 def _slept(words: Sequence[str], environ: Mapping[str, str | None]) -> float | None:
     """Seconds that a command sleeps; None when it does not, or when they are not known."""
     name = os.path.basename(words[0]) if words else ""
@@ -252,10 +292,9 @@ def _slept(words: Sequence[str], environ: Mapping[str, str | None]) -> float | N
     if name.startswith("python"):
         found = re.findall(r"\bsleep\(\s*(\d+(?:\.\d+)?)\s*\)", " ".join(words))
         return sum(map(float, found)) if found else None
-    at = next((n for n, word in enumerate(words) if re.fullmatch(r"-[a-z]*c", word)), None)
-    if (name == "sh" or name in launch.SHELLS) and at is not None and at + 1 < len(words):
+    if (text := _shell_text(words)) is not None:
         try:
-            inner = shell.commands(words[at + 1], environ)
+            inner = shell.commands(text, environ)
         except shell.TooMuch:
             return None
         sleeps = [
@@ -264,6 +303,15 @@ def _slept(words: Sequence[str], environ: Mapping[str, str | None]) -> float | N
             if one.beside != "background" and any("sleep" in word for word in one.words)
         ]
         return None if None in sleeps or not sleeps else sum(time or 0.0 for time in sleeps)
+    return None
+
+
+def _shell_text(words: Sequence[str]) -> str | None:
+    """What a shell is given with -c; None when it is no shell, or is given nothing."""
+    name = os.path.basename(words[0]) if words else ""
+    at = next((n for n, word in enumerate(words) if re.fullmatch(r"-[a-z]*c", word)), None)
+    if (name == "sh" or name in launch.SHELLS) and at is not None and at + 1 < len(words):
+        return words[at + 1]
     return None
 
 
