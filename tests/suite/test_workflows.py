@@ -29,7 +29,7 @@ def test_each_environment_is_one_of_tox():
     named = {*matrix("ci", "tests")["env"], *matrix("newest-gunicorn", "newest")["env"]}
     named |= {one["env"] for one in matrix("ci", "tests")["include"]}
     defined = {name.removeprefix("testenv:") for name in TOX.sections()}
-    assert named - {"py", "docs"} <= defined
+    assert named - {"py"} <= defined
     # What is not run there needs root, minutes, or somebody who reads the figures.
     assert defined - named - {"testenv", "tox", "middle"} <= {
         *("bench", "cluster", "coverage", "demo", "rollout", "stress")
