@@ -31,6 +31,12 @@ OFFERS_CONTROL = find_spec("gunicorn.ctl") is not None
 CONTROL = "gunicorn.ctl"
 
 
+def stock_of(worker: str) -> str:
+    """The class that one of ours derives from, as it is named after ``-k``."""
+    name = worker.split(".")[1]
+    return "uvicorn_worker.UvicornWorker" if name == "uvicorn" else name
+
+
 @dataclass(frozen=True)
 class Line:
     at: float
@@ -69,6 +75,8 @@ class Server:
     ready: bool = True
 
     def __post_init__(self) -> None:
+        if "uvicorn" in self.worker.lower():
+            self.app = re.sub("^apps:", "asgi_apps:", self.app)
         self.lines: list[Line] = []
         self.gone_at: float | None = None
         self.term_at = 0.0
