@@ -129,7 +129,7 @@ class UvicornWorker(GracefulWorker, StockWorker):
         super().__init__(*args, **kwargs)
         self.servers: list[Any] = []
         if self.supervisor is not None:
-            self.tasks = Tasks(self, self.gauge)
+            self.tasks = Tasks(self)
 
     def wrap(self) -> None:
         """What is put before the application waits for uvicorn to load it: see `_serve`."""
@@ -341,6 +341,7 @@ class UvicornWorker(GracefulWorker, StockWorker):
         """Protocol.shutdown sends a close frame of 1012 ("service restart"), and closes."""
         for one in list(self.connections):
             if not isinstance(one, Connection) and is_open(one):
+                one.told = True
                 one.shutdown()
                 if not self.page.is_serving():
                     self.slot.count("websockets_told")
@@ -394,6 +395,7 @@ class UvicornWorker(GracefulWorker, StockWorker):
             return message
         if self.is_draining():
             self.claim(cycle, cycle)
+        cycle.announced_at = time.monotonic()
         scope = cycle.scope
         headers = list(message.get("headers", ()))
         if not (self.page.is_serving() or cycle.is_probe):

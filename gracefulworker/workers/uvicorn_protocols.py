@@ -29,6 +29,8 @@ Task = asyncio.Task[Any]
 class ProtocolWorker(Protocol):
     """What is asked here of the worker."""
 
+    gauge: Callable[[int], None]
+
     def stopping(self) -> bool: ...
     def count_accepted(self) -> int: ...
     def announce_close(self, cycle: Any, message: Message) -> Message: ...
@@ -43,19 +45,19 @@ class Tasks(dict[Task, float]):
     Each with the monotonic second in which it has begun. The methods are those that uvicorn calls.
     """
 
-    def __init__(self, worker: ProtocolWorker, gauge: Callable[[int], None]) -> None:
+    def __init__(self, worker: ProtocolWorker) -> None:
         super().__init__()
-        self._worker, self.gauge = worker, gauge
+        self._worker = worker
 
     def add(self, task: Task) -> None:
         self[task] = monotonic()
-        self.gauge(len(self))
+        self._worker.gauge(len(self))
         if self._worker.stopping():
             self._worker.begun(task)
 
     def discard(self, task: Task) -> None:
         self.pop(task, None)
-        self.gauge(len(self))
+        self._worker.gauge(len(self))
         if self._worker.stopping():
             self._worker.ended(task)
 
@@ -66,6 +68,7 @@ class Cycle:
     worker: ProtocolWorker
     response_started: bool  #: uvicorn's
     is_probe = False
+    announced_at = 0.0  #: monotonic seconds; 0.0: its headers went out before SIGTERM
 
     def send(self, message: Message) -> Awaitable[None]:
         """RequestResponseCycle.send, which the application calls; no coroutine of our own."""
@@ -80,6 +83,7 @@ class Closing:
     worker: ProtocolWorker
     transport: asyncio.Transport  #: uvicorn's
     half_closed = False  #: FIN has been sent
+    told = False  #: of a WebSocket: that it is to end
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio calls it right before it closes the socket."""

@@ -83,7 +83,7 @@ def exit_lines(server):
 def test_the_users_exit_code_runs_as_on_stock(serve, worker):
     """worker_exit and on_exit hooks and atexit functions: each once, where stock runs them.
 
-    uvicorn's worker does not: it raises its SIGTERM again, and dies of it. Ours has gunicorn's order.
+    uvicorn's worker runs none of it: it raises its SIGTERM again, and dies of that.
     """
     found = {}
     for name in (worker, stock_of(worker)):
