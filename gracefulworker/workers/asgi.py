@@ -14,9 +14,10 @@ from urllib.parse import unquote
 
 from gracefulworker.seam import Log
 from gracefulworker.shared.current import draining
+from gracefulworker.workers import warmup
 from gracefulworker.workers.requests import Judge
 from gracefulworker.workers.uvicorn_protocols import ASGI, Message, Scope
-from gracefulworker.workers.warmup import WarmupError, judge
+from gracefulworker.workers.warmup import WarmupError
 
 #: In `scope["state"]`: `gracefulworker.draining`, as WSGI's environ has it.
 #:
@@ -65,7 +66,7 @@ async def warm_up(app: ASGI, state: dict[str, Any], requests: tuple[str, ...], l
     for request in requests:
         began = time.monotonic()
         status = await ask(app, state, request)
-        judge(log, request, status, time.monotonic() - began)
+        warmup.judge(log, request, status, time.monotonic() - began)
 
 
 async def ask(app: ASGI, state: dict[str, Any], request: str) -> str:

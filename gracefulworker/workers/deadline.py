@@ -244,9 +244,7 @@ class Deadline:
         if turned_away:
             lines.append(f"cut at the deadline (503): {turned_away} waiting requests")
         if not lines and not worker.leaving.has_begun():
-            # Connections in the middle of a request's head.
-            at = show(self.stack(self._main))
-            lines.append(f"cut at the deadline: worker {worker.pid}, which is at:\n{at}")
+            lines.append(f"cut at the deadline: {self.rest()}")
         said = original("_thread", "allocate_lock")()
         said.acquire()
         original("_thread", "start_new_thread")(self.say, (lines, said.release))
@@ -265,6 +263,10 @@ class Deadline:
             )
             for request, entry in list(self.worker.in_flight.items())
         ]
+
+    def rest(self) -> str:
+        """What is cut where no request is: connections in the middle of a request's head."""
+        return f"worker {self.worker.pid}, which is at:\n{show(self.stack(self._main))}"
 
     def leaves_now(self, over: Nudge) -> bool:
         """Whether a worker that has just begun to drain, with nothing in flight, ends by itself."""

@@ -18,6 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -26,11 +27,19 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 from uvicorn import server
 
+from gracefulworker import seam
 from gracefulworker.phases import ListenerState, Phase
 from gracefulworker.shared import sockets
-from gracefulworker.workers import asgi, lingering, requests
-from gracefulworker.workers.base import PASS, SETTLE_PASS, GracefulWorker, is_supervised
+from gracefulworker.workers import accepting, asgi, lingering, requests
+from gracefulworker.workers.base import (
+    EXIT_LINGER,
+    PASS,
+    SETTLE_PASS,
+    GracefulWorker,
+    is_supervised,
+)
 from gracefulworker.workers.deadline import Deadline
+from gracefulworker.workers.probers import AGENTS
 from gracefulworker.workers.uvicorn_deadline import UvicornDeadline
 from gracefulworker.workers.uvicorn_protocols import (
     Closing,
@@ -43,11 +52,15 @@ from gracefulworker.workers.uvicorn_protocols import (
     is_open,
     module_of_cycles,
     ours,
+    subject,
 )
 from gracefulworker.workers.warmup import WarmupError
 
 #: Seconds between two looks at closed connections whose clients have not closed yet.
 SWEEP_PASS = 0.05
+
+#: Connections that are accepted in one turn of the event loop.
+AT_ONCE = 64
 
 #: Turns of the event loop after which what it has accepted is known: asyncio makes the transport
 #: in a task, and calls its protocol in another turn.
@@ -98,7 +111,16 @@ class Server(server.Server):
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
         """Server.shutdown, of which the lifespan's is left to be done."""
+        self.worker.is_leaving = True
         await self.lifespan.shutdown()
+
+
+class Executor(ThreadPoolExecutor):
+    """The event loop's own, whose threads are waited for at the exit as any others are."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """loop.shutdown_default_executor waits, in asyncio.run, where nobody would be named."""
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
 
 
 class StockWorker(uvicorn_worker.UvicornWorker):  # type: ignore[misc]
@@ -127,7 +149,14 @@ class UvicornWorker(GracefulWorker, StockWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.servers: list[Any] = []
+        self.servers: list[Any] = []  #: the event loop's own, which accept before SIGTERM
+        self.listening: set[seam.Listener] = set()  #: from which we accept
+        #: connections that are being made, which takes as long as a handshake; since when (ns)
+        self.arrivals: dict[Task, int] = {}
+        self.pause = accepting.Pause(self)
+        self.probers: set[Task] = set()
+        self.is_leaving = False  #: the lifespan's shutdown has begun
+        self.cycles: Any = None  #: uvicorn's module that makes them
         if self.supervisor is not None:
             self.tasks = Tasks(self)
 
@@ -135,7 +164,8 @@ class UvicornWorker(GracefulWorker, StockWorker):
         """What is put before the application waits for uvicorn to load it: see `_serve`."""
 
     def unwrap(self) -> None:
-        self.cycles.RequestResponseCycle = self.stock_cycle
+        if self.cycles is not None:
+            self.cycles.RequestResponseCycle = self.stock_cycle
 
     # Boot
 
@@ -145,6 +175,7 @@ class UvicornWorker(GracefulWorker, StockWorker):
             await super()._serve()
             return
         self.loop = asyncio.get_running_loop()
+        self.loop.set_default_executor(Executor(thread_name_prefix="asyncio"))
         self.changed = asyncio.Event()
         self.lingerer = lingering.Lingerer()
         self.config.app = self.wsgi
@@ -188,26 +219,93 @@ class UvicornWorker(GracefulWorker, StockWorker):
         if not self.begin_to_serve():
             self._running = False
             return
-        make = partial(
+        self.make = partial(
             self.config.http_protocol_class,
             config=self.config,
             server_state=server.server_state,
             app_state=state,
         )
         for listener in self.sockets:
-            self.servers.append(
-                await self.loop.create_server(
-                    make, sock=listener.sock, ssl=self.config.ssl, backlog=self.config.backlog
+            # Behind TLS the event loop's own server tells nobody of a handshake under way; and a
+            # Unix listener that is gated says EINVAL, which no loop takes for an empty queue.
+            if self.config.ssl is not None or listener.family == socket.AF_UNIX:
+                self.listen(listener)
+            else:
+                own = socket.socket(fileno=os.dup(listener.fileno()))
+                backlog = self.config.backlog
+                self.servers.append(
+                    await self.loop.create_server(self.make, sock=own, backlog=backlog)
                 )
-            )
+
+    # Accepting
+
+    def listen(self, listener: seam.Listener) -> None:
+        self.loop.add_reader(listener.fileno(), self.on_connections, listener)
+        self.listening.add(listener)
+
+    def stop_listening(self, listener: seam.Listener) -> None:
+        if listener in self.listening:
+            self.listening.remove(listener)
+            self.loop.remove_reader(listener.fileno())
+
+    async def take_over(self) -> None:
+        """From SIGTERM on we accept: out of descriptors, uvloop closes whom it has accepted."""
+        for one in self.servers:
+            one.close()
+        self.servers = []
+        for listener in self.sockets:
+            if not self.pause.lasts():
+                self.listen(listener)
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+
+    def on_connections(self, listener: seam.Listener) -> None:
+        for _ in range(AT_ONCE):
+            if not self.accept_one(listener):
+                return
+
+    def accept_one(self, listener: seam.Listener) -> bool:
+        """Whether a connection came."""
+        try:
+            client, _ = listener.accept()
+        except ConnectionAbortedError:
+            return True  # it has left, others may wait
+        except OSError as error:
+            if sockets.nobody_waits(listener, error):
+                return False
+            if error.errno not in sockets.NO_ROOM:
+                raise
+            if self.lingerer.thin():
+                return True
+            self.pause.begin(holds=self.holds_connections())
+            for one in self.sockets:
+                self.stop_listening(one)
+            self.loop.call_later(accepting.NO_ROOM_PAUSE, self.end_pause)
+            return False
+        self.pause.since = 0.0
+        client.setblocking(False)
+        arrival = self.loop.create_task(
+            self.loop.connect_accepted_socket(self.make, client, ssl=self.config.ssl)
+        )
+        self.arrivals[arrival] = time.monotonic_ns()
+        arrival.add_done_callback(self.on_arrival)
+        return True
+
+    def on_arrival(self, arrival: Task) -> None:
+        """A connection has been made, or its handshake has failed."""
+        del self.arrivals[arrival]
+        if self.stopping():
+            self.changed.set()
+        if not arrival.cancelled() and isinstance(error := arrival.exception(), Exception):
+            if not isinstance(error, OSError):
+                raise error
+
+    def end_pause(self) -> None:
+        if not self.pause.lasts():
+            for listener in self.sockets:
+                self.listen(listener)
 
     # Orders
-
-    def wake(self) -> None:
-        super().wake()
-
-    def handle_quit(self, number: int, frame: Any) -> None:
-        super().handle_quit(number, frame)
 
     async def oversee(self) -> None:
         """Look at the page whenever there is something to see, until the worker has drained."""
@@ -222,6 +320,8 @@ class UvicornWorker(GracefulWorker, StockWorker):
             self.look()
             if self.lingerer:
                 self.lingerer.sweep()
+            if self.servers and self.stopping():
+                await self.take_over()
             if self.is_draining():
                 await self.drain()
             if self._running:
@@ -251,41 +351,42 @@ class UvicornWorker(GracefulWorker, StockWorker):
         most = SWEEP_PASS if self.lingerer else PASS
         if not self.is_draining():
             return most
-        if self.servers or not self.holds_connections():
+        if self.sockets or not self.holds_connections():
             return SETTLE_PASS  # waiting for the seal, or for closed connections to linger
         dues = [self.expiry(one) for one in self.waiting()]
+        dues += [self.first_byte_expiry(since) for since in self.arrivals.values()]
         return min(self.until(dues), most, SWEEP_PASS)
 
     # Draining
 
     async def drain(self) -> None:
-        if await self.close_servers():
-            for _ in range(TURNS):
-                await asyncio.sleep(0)
+        self.close_listeners()
         await self.close_idle()
         self.tell_open_websockets()
-        if self.servers or self.holds_connections() or self.tasks:
+        if self.sockets or self.holds_connections() or self.tasks:
             return
         self.lingerer.sweep()
         self.finish_when_lingered()
 
-    async def close_servers(self) -> bool:
-        """Stop to accept when nobody is left to be; whether that has just been done."""
-        if not self.servers:
-            return False
+    def close_listeners(self) -> None:
+        if not self.sockets:
+            return
         state = self.listeners_state
-        if state in (ListenerState.OPEN, ListenerState.GATED):
-            return False
-        if state == ListenerState.SEALED:
-            if sockets.readable([listener.fileno() for listener in self.sockets]):
-                return False
-            self.slot.drained = 1
-        for one in self.servers:
-            one.close()
+        if state == ListenerState.LEFT:
+            self.stop_accepting()
+        elif state == ListenerState.SEALED:
+            for listener in self.sockets:
+                while self.accept_one(listener):
+                    continue
+            if not self.pause.lasts():
+                self.stop_accepting()
+                self.slot.drained = 1
+
+    def stop_accepting(self) -> None:
         for listener in self.sockets:
+            self.stop_listening(listener)
             listener.close()
-        self.servers, self.sockets = [], []
-        return True
+        self.sockets = []
 
     @property
     def connections(self) -> set[Any]:
@@ -294,7 +395,16 @@ class UvicornWorker(GracefulWorker, StockWorker):
 
     def holds_connections(self) -> bool:
         """Whether any connection has, or may still have, something to be done for it."""
-        return bool(self.connections)
+        return bool(self.arrivals) or any(not self.has_parted(one) for one in self.connections)
+
+    def has_parted(self, connection: Any) -> bool:
+        """Whether only its client is waited for: behind TLS, by the event loop."""
+        transport = connection.transport
+        if not transport.is_closing() or transport.get_write_buffer_size():
+            return False
+        if not connection.parted_at:
+            connection.parted_at = self.lingerer.last_fin = time.monotonic()
+        return bool(time.monotonic() - connection.parted_at > EXIT_LINGER)
 
     def waiting(self) -> list[Any]:
         """HTTP connections whose next request has not begun."""
@@ -313,6 +423,10 @@ class UvicornWorker(GracefulWorker, StockWorker):
     async def close_idle(self) -> None:
         """After a last look for bytes."""
         now = time.monotonic_ns()
+        for arrival, since in list(self.arrivals.items()):
+            if now >= self.first_byte_expiry(since):
+                arrival.cancel()
+                self.count_idle()
         idle = {raw(one): one for one in self.waiting() if now >= self.expiry(one)}
         for number, client in enumerate(lingering.still_idle(list(idle))):
             connection = idle[client]
@@ -377,14 +491,29 @@ class UvicornWorker(GracefulWorker, StockWorker):
 
     def begun(self, task: Task) -> None:
         """From SIGTERM on: a task of uvicorn's has a request."""
+        one = subject(task)
+        if isinstance(one, Cycle) and is_prober(one.scope):
+            one.is_probe = True
+            self.probers.add(task)
+            self.discount_probe()
+            self.gauge(len(self.tasks) - len(self.probers))
 
     def ended(self, task: Task) -> None:
         """From SIGTERM on."""
+        self.probers.discard(task)
+        self.gauge(len(self.tasks) - len(self.probers))
         self.changed.set()
 
     def is_probed(self, cycle: Any) -> None:
-        if isinstance(cycle, Cycle):
+        """Probes are no requests for max_requests and for the access log."""
+        if not isinstance(cycle, Cycle):
+            return  # somebody has wrapped it
+        if not cycle.is_probe:
             cycle.is_probe = True
+            self.discount_probe()
+        self.server.server_state.total_requests -= 1
+        if not self.settings.probe_log:
+            cycle.access_log = False
 
     def announce_close(self, cycle: Any, message: Message) -> Message:
         """The headers go out now, past SERVING: they say `Connection: close`.
@@ -423,6 +552,12 @@ def is_sending(connection: Any, fd: int) -> bool:
     """Whether something of the client's has not been read."""
     cycle = getattr(connection, "cycle", None)
     return (cycle is not None and cycle.more_body) or bool(sockets.readable([fd]))
+
+
+def is_prober(scope: Any) -> bool:
+    """Whether its User-Agent is one of those who ask only whether the service is up."""
+    agents = [value for name, value in scope["headers"] if name == b"user-agent"]
+    return any(one.decode("latin-1").startswith(AGENTS) for one in agents)
 
 
 def says_close(scope: Any, headers: Any) -> bool:

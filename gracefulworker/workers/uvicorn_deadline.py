@@ -32,11 +32,15 @@ from gracefulworker.workers.deadline import (
     Left,
     Stack,
     printable,
+    show,
 )
 from gracefulworker.workers.uvicorn_protocols import Connection, Cycle, Task, Tasks, subject
 
 #: Seconds in which the event loop has to begin to answer.
 LOOP_PATIENCE = KILL_MARGIN / 4
+
+#: uvicorn's coroutine that runs the application in its lifespan.
+LIFESPAN = "LifespanOn.main"
 
 MIDDLE = "in the middle of its response"
 
@@ -46,6 +50,7 @@ class LoopWorker(DeadlineWorker, Protocol):
 
     tasks: Tasks
     loop: asyncio.AbstractEventLoop
+    is_leaving: bool
     connections: set[Any]
     claims: dict[Any, Any]
 
@@ -150,6 +155,14 @@ class UvicornDeadline(Deadline):
         while "run_asgi" in [function for _, _, function in calls]:
             del calls[0]  # uvicorn's own way to the application
         return tuple(calls[-CALLS:])
+
+    def rest(self) -> str:
+        """The lifespan's shutdown, which comes after the last request; or as for the others."""
+        for task in asyncio.all_tasks(self.worker.loop):
+            coroutine = task.get_coro()
+            if self.worker.is_leaving and getattr(coroutine, "__qualname__", "") == LIFESPAN:
+                return f"the lifespan's shutdown, which is at:\n{show(self.stack(task))}"
+        return super().rest()
 
     def _frames_of(self, task: Task, seen: set[Any]) -> Iterator[FrameType]:
         """From the outermost call to the innermost."""

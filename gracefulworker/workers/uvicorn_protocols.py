@@ -66,7 +66,11 @@ class Cycle:
     """Mixed in before uvicorn's RequestResponseCycle: one HTTP request and its response."""
 
     worker: ProtocolWorker
-    response_started: bool  #: uvicorn's
+    # uvicorn's
+    scope: Scope
+    response_started: bool
+    access_log: bool
+
     is_probe = False
     announced_at = 0.0  #: monotonic seconds; 0.0: its headers went out before SIGTERM
 
@@ -84,6 +88,7 @@ class Closing:
     transport: asyncio.Transport  #: uvicorn's
     half_closed = False  #: FIN has been sent
     told = False  #: of a WebSocket: that it is to end
+    parted_at = 0.0  #: monotonic seconds since when only its client is waited for
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio calls it right before it closes the socket."""

@@ -76,7 +76,7 @@ class Server:
 
     def __post_init__(self) -> None:
         if "uvicorn" in self.worker.lower():
-            self.app = re.sub("^apps:", "asgi_apps:", self.app)
+            self.app = re.sub("^(apps|owed):", r"asgi_\1:", self.app)
         self.lines: list[Line] = []
         self.gone_at: float | None = None
         self.term_at = 0.0
