@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -73,6 +73,9 @@ class Server(server.Server):
     def __init__(self, config: Any, worker: UvicornWorker) -> None:
         super().__init__(config)
         self.worker = worker
+        #: requests after which the worker is to be recycled; with jitter since uvicorn 0.38
+        self.limit: int | None = getattr(self, "limit_max_requests", config.limit_max_requests)
+        config.limit_max_requests = self.limit_max_requests = None
         self.server_state.tasks = worker.tasks  # type: ignore[assignment]
 
     @contextlib.contextmanager
@@ -85,7 +88,7 @@ class Server(server.Server):
         self.lifespan.state.update(asgi.STATE)
         await super().startup(sockets=[])
         if self.started:
-            await self.worker.open(self)
+            await self.worker.open(self.lifespan.state)
 
     async def main_loop(self) -> None:
         """Server.main_loop ticks on, until the worker has drained."""
@@ -101,13 +104,11 @@ class Server(server.Server):
             overseeing.cancel()
 
     async def on_tick(self, counter: int) -> bool:
-        """Server.on_tick: its True (max_requests) asks the arbiter for a turn."""
-        if await super().on_tick(counter):
-            self.should_exit = False
-            self.config.limit_max_requests = None
-            self.limit_max_requests = None
+        """Server.on_tick, ten times a second: with max_requests it ends the server."""
+        if self.limit is not None and self.server_state.total_requests >= self.limit:
+            self.limit = None
             self.worker.ask_to_retire()
-        return False
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
         """Server.shutdown, of which the lifespan's is left to be done."""
@@ -149,7 +150,8 @@ class UvicornWorker(GracefulWorker, StockWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.servers: list[Any] = []  #: the event loop's own, which accept before SIGTERM
+        #: the event loop's own, which accept before SIGTERM, and their descriptors
+        self.servers: list[tuple[asyncio.AbstractServer, int]] = []
         self.listening: set[seam.Listener] = set()  #: from which we accept
         #: connections that are being made, which takes as long as a handshake; since when (ns)
         self.arrivals: dict[Task, int] = {}
@@ -205,12 +207,12 @@ class UvicornWorker(GracefulWorker, StockWorker):
         """UvicornWorker.run; the boot is over only when the lifespan has started."""
         super(GracefulWorker, self).run()
 
-    async def open(self, server: Server) -> None:
+    async def open(self, state: dict[str, Any]) -> None:
         """The application's startup is over: warm it up, and listen.
 
+        :param state: the lifespan's.
         :raises SystemExit: it is not fit to serve.
         """
-        state = server.lifespan.state
         if not self.cfg.reload:
             try:
                 await asgi.warm_up(self.config.loaded_app, state, self.settings.warmup, self.log)
@@ -222,7 +224,7 @@ class UvicornWorker(GracefulWorker, StockWorker):
         self.make = partial(
             self.config.http_protocol_class,
             config=self.config,
-            server_state=server.server_state,
+            server_state=self.server.server_state,
             app_state=state,
         )
         for listener in self.sockets:
@@ -233,9 +235,8 @@ class UvicornWorker(GracefulWorker, StockWorker):
             else:
                 own = socket.socket(fileno=os.dup(listener.fileno()))
                 backlog = self.config.backlog
-                self.servers.append(
-                    await self.loop.create_server(self.make, sock=own, backlog=backlog)
-                )
+                loops_own = await self.loop.create_server(self.make, sock=own, backlog=backlog)
+                self.servers.append((loops_own, own.fileno()))
 
     # Accepting
 
@@ -250,14 +251,15 @@ class UvicornWorker(GracefulWorker, StockWorker):
 
     async def take_over(self) -> None:
         """From SIGTERM on we accept: out of descriptors, uvloop closes whom it has accepted."""
-        for one in self.servers:
-            one.close()
-        self.servers = []
+        servers, self.servers = self.servers, []
+        for _, fd in servers:
+            self.loop.remove_reader(fd)  # asyncio's; what it has accepted still needs its server
         for listener in self.sockets:
-            if not self.pause.lasts():
-                self.listen(listener)
+            self.listen(listener)
         for _ in range(TURNS):
             await asyncio.sleep(0)
+        for one, _ in servers:
+            one.close()
 
     def on_connections(self, listener: seam.Listener) -> None:
         for _ in range(AT_ONCE):
@@ -488,6 +490,11 @@ class UvicornWorker(GracefulWorker, StockWorker):
 
     def tell_websockets(self) -> None:
         """Not from the deadline's thread: see `tell_open_websockets`."""
+
+    def turn_away(self, speak: Callable[[Any], bool]) -> int:
+        """Those that wait while something blocks the event loop: in the queue, and unread."""
+        waiting = [raw(one) for one in self.waiting()]
+        return self.turn_away_queue(speak, waiting)
 
     def begun(self, task: Task) -> None:
         """From SIGTERM on: a task of uvicorn's has a request."""
