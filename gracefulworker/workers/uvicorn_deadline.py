@@ -51,6 +51,8 @@ class LoopWorker(DeadlineWorker, Protocol):
     tasks: Tasks
     loop: asyncio.AbstractEventLoop
     is_leaving: bool
+    began: dict[Task, float]
+    noted_at: float
     connections: set[Any]
     claims: dict[Any, Any]
 
@@ -86,16 +88,17 @@ class UvicornDeadline(Deadline):
 
     def _answer(self, write: Callable[[Any, bytes], bool]) -> Iterator[Left]:
         seen = set()
-        for task, began in list(self.worker.tasks.items()):
+        worker = self.worker
+        for task in list(worker.tasks):
             one = subject(task)
             if one is None:
                 continue  # it is over
             seen.add(one)
             ending = self._end_one(one, write)
-            scope = one.scope
-            method = scope.get("method", "GET")
-            yield Left(ending, f"{printable(method)} {printable(scope['path'])}", began, task)
-        for one in list(self.worker.connections):
+            began = worker.began.get(task, worker.noted_at)
+            method = one.scope.get("method", "GET")
+            yield Left(ending, f"{printable(method)} {printable(one.scope['path'])}", began, task)
+        for one in list(worker.connections):
             cycle = getattr(one, "cycle", None)
             if isinstance(one, Connection) and cycle is not None and cycle not in seen:
                 if cycle.response_complete and one.transport.get_write_buffer_size():
