@@ -126,7 +126,7 @@ class UvicornDeadline(Deadline):
                 words = TO_HEAD if cycle.scope["method"] == "HEAD" else LAST_WORDS
                 return "503" if write(cycle.transport, words) else "closed"
         if cycle.response_complete and not cycle.transport.get_write_buffer_size():
-            with contextlib.suppress(OSError):  # it has been closed
+            with contextlib.suppress(OSError, ValueError):  # it has been closed
                 self._half_close(self._raw(client(cycle.transport)))
             return AFTER
         if cycle.scope["http_version"] == "1.0" and not getattr(cycle, "chunked_encoding", False):
