@@ -1,12 +1,13 @@
 """gunicorn workers that lose no request when a pod starts and stops.
 
-``gunicorn -k gracefulworker.gthread app:app`` (or ``.sync``, ``.gevent``) is all that is needed; a
-config file that has ``import gracefulworker`` makes ``-k gracefulworker`` mean gthread. The phases
-that lead to the end are described in `gracefulworker.phases`; the application can ask for its own
-with `phase` and `draining`.
+``gunicorn -k gracefulworker.gthread app:app`` (or ``.sync``, ``.gevent``, ``.uvicorn``) is all that
+is needed; a config file that has ``import gracefulworker`` makes ``-k gracefulworker`` mean
+gthread. The phases that lead to the end are described in `gracefulworker.phases`; the application
+can ask for its own with `phase` and `draining`.
 
 What may be changed here: only the names that users write. The worker classes are looked up when
-they are asked for, so that this import needs neither gevent nor a gunicorn that we support.
+they are asked for, so that this import needs neither gevent, uvicorn nor a gunicorn that we
+support.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ _WORKERS = {
     "sync": ("gracefulworker.workers.sync", "SyncWorker"),
     "gthread": ("gracefulworker.workers.gthread", "ThreadWorker"),
     "gevent": ("gracefulworker.workers.ggevent", "GeventWorker"),
+    "uvicorn": ("gracefulworker.workers.uvicorn", "UvicornWorker"),
 }
+
+#: What a worker needs beside gunicorn: the module, and the extra that has the same name as it.
+_NEEDED = {"gevent": "gevent", "uvicorn": "uvicorn_worker"}
 
 # `-k NAME` without a dot is looked up only here (gunicorn.util.load_class).
 SUPPORTED_WORKERS["gracefulworker"] = "gracefulworker.gthread"
@@ -52,8 +57,8 @@ if TYPE_CHECKING:
 def _look_up(name: str) -> Any:
     """The worker class behind `-k gracefulworker.NAME` (PEP 562).
 
-    :raises RuntimeError: on a gunicorn that is not supported, for gevent without gevent, and in
-        gunicorn's own look-up for a name that is no worker's.
+    :raises RuntimeError: on a gunicorn that is not supported, for gevent without gevent (uvicorn
+        without uvicorn-worker), and in gunicorn's own look-up for a name that is no worker's.
     """
     if name not in _WORKERS:
         # gunicorn.util.load_class is called in a property of its Config, whose __getattr__ takes an
@@ -66,9 +71,10 @@ def _look_up(name: str) -> Any:
             )
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     check_gunicorn()
-    if name == "gevent" and importlib.util.find_spec("gevent") is None:
+    needed = _NEEDED.get(name)
+    if needed is not None and importlib.util.find_spec(needed) is None:
         raise RuntimeError(
-            "gracefulworker.gevent needs gevent: pip install 'gracefulworker[gevent]'"
+            f"gracefulworker.{name} needs {needed}: pip install 'gracefulworker[{name}]'"
         )
     module, worker = _WORKERS[name]
     return getattr(importlib.import_module(module), worker)

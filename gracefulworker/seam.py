@@ -13,6 +13,7 @@ has passed on its oldest and its newest; and what the Protocols name, with its u
 from __future__ import annotations
 
 import io
+import socket
 import ssl
 from collections.abc import Callable, Iterable
 from types import FrameType
@@ -120,6 +121,7 @@ class Listener(Protocol):
     family: int
     type: int
     proto: int
+    sock: socket.socket  #: not under gevent
     conf: Config  #: not under gevent
     log: Log  #: not under gevent
 

@@ -13,7 +13,7 @@ import pytest
 from contract_lines import LINES
 from harness.rehearsals import Rehearsal
 
-WORKERS = ("sync", "gthread", "gevent")
+WORKERS = ("sync", "gthread", "gevent", "uvicorn")
 
 
 #: The names of ours that need gunicorn 24.1 (gracefulworker.seam).
@@ -28,13 +28,13 @@ def skip_where_it_cannot_be(worker):
 
 @pytest.fixture(params=WORKERS)
 def worker(request):
-    """Each of our three workers, as a user names it after ``-k``."""
+    """Each of our four workers, as a user names it after ``-k``."""
     return skip_where_it_cannot_be(f"gracefulworker.{request.param}")
 
 
-@pytest.fixture(params=("gthread", "gevent"))
+@pytest.fixture(params=("gthread", "gevent", "uvicorn"))
 def keeper(request):
-    """The two of them that keep connections alive (sync answers one request per connection)."""
+    """Those of them that keep connections alive (sync answers one request per connection)."""
     return skip_where_it_cannot_be(f"gracefulworker.{request.param}")
 
 

@@ -1,12 +1,12 @@
-"""What the three workers share: orders, phases, counting, and the close at header time.
+"""What the workers share: orders, phases, counting, and the close at header time.
 
 Each worker keeps gunicorn's own serving loop running until it has nothing left to do: `alive`,
 which that loop asks, stays True through LAME_DUCK and DRAINING. Whatever sets it to False in
 gunicorn (max_requests, the reloader) only asks the worker to retire. So what a stopping worker
 does is decided in the small methods that the loop calls, and nothing of a loop is copied.
 
-An engine (sync, gthread, ggevent) overrides methods that accept, wait and close; it calls `look`
-in each pass and `finished` when it has drained. What may be changed here: what holds for all three.
+An engine (sync, gthread, ggevent, uvicorn) overrides methods that accept, wait and close; it calls `look`
+in each pass and `finished` when it has drained. What may be changed here: what holds for all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from _thread import get_ident  # bound before gevent patches it: the native one
 from collections.abc import Callable
 from time import monotonic
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
@@ -128,6 +128,9 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
     #: The arbiter's; None outside an arbiter, also where `__init__` has not been called.
     supervisor: Supervisor | None = None
 
+    #: What ends the process at the deadline.
+    deadline_class: type[Deadline] = Deadline
+
     #: Connections that are closed and still read on; made by each engine's `run`.
     lingerer: lingering.Lingerer
 
@@ -163,7 +166,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
             self.page = self.broadcast.page
             self.settings = self.supervisor.settings
             self._head = self.page.head()
-            self.leaving, self.watch = Leaving(self.log), Deadline(self)
+            self.leaving, self.watch = Leaving(self.log), self.deadline_class(self)
             self.slot = self.supervisor.seat(self)
             self.orders = self.slot  # a process that the application forks reads them, too
             self.gauge = self.slot.gauge()
@@ -206,8 +209,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         gc.unfreeze()  # what is frozen holds the application in circles, with its `__del__`
         phase = self.phase_for_application()
         current.answer_with(lambda: phase)
-        unwrap_application()
-        self.let_go_of_http2()
+        self.unwrap()
 
     def resign(self) -> None:
         """This is a process that the application has forked, perhaps with all of our greenlets.
@@ -241,28 +243,43 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         """Worker.load_wsgi sets `wsgi`; from here on it is the application, wrapped."""
         super().load_wsgi()
         if self.supervisor is not None:
-            if self.cfg.is_ssl and self.cfg.suppress_ragged_eofs:
-                websockets.spare_alerts(self.cfg)  # before the engines make contexts of their own
-            self.wsgi = wrap_application(self.wsgi, self)
-            if seam.offers_http2(self.cfg):
-                from gracefulworker.workers import http2
+            self.wrap()
 
-                self.end_http2 = http2.use_our_connections(self).give
-                self.let_go_of_http2 = http2.use_stock_connections
+    def wrap(self) -> None:
+        """The application is there: have each request of it pass here."""
+        if self.cfg.is_ssl and self.cfg.suppress_ragged_eofs:
+            websockets.spare_alerts(self.cfg)  # before the engines make contexts of their own
+        self.wsgi = wrap_application(self.wsgi, self)
+        if seam.offers_http2(self.cfg):
+            from gracefulworker.workers import http2
+
+            self.end_http2 = http2.use_our_connections(self).give
+            self.let_go_of_http2 = http2.use_stock_connections
+
+    def unwrap(self) -> None:
+        """The process is about to end: gunicorn's modules lead to no worker any more."""
+        unwrap_application()
+        self.let_go_of_http2()
 
     def run(self) -> None:
         """Worker.run, the serving loop; the boot is over."""
         if is_supervised(self):
             self.warm_up()
-            self.watch.start()  # a thread, which is not to be had at some limits of a container
-            self.slot.booted = 1
-            self.page.state()  # the last one to boot sees that all are up
-            if self.slot.dismissed:
+            if not self.begin_to_serve():
                 return
             if type(self.cfg) is Config:
                 self.cfg.__class__ = SettledConfig
-            self.broadcast.nudge.give()
         super().run()
+
+    def begin_to_serve(self) -> bool:
+        """The boot is over; whether there is something to be served."""
+        self.watch.start()  # a thread, which is not to be had at some limits of a container
+        self.slot.booted = 1
+        self.page.state()  # the last one to boot sees that all are up
+        if self.slot.dismissed:
+            return False
+        self.broadcast.nudge.give()
+        return True
 
     def warm_up(self) -> None:
         """Put `graceful_warmup` to the application.
@@ -274,10 +291,12 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         try:
             warm_up(self, self.settings.warmup)
         except WarmupError as error:
-            self.log.error(
-                "warm-up: %s, so the worker does not start", error, exc_info=error.__cause__
-            )
-            raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from error
+            self.refuse_to_start(error)
+
+    def refuse_to_start(self, error: WarmupError) -> NoReturn:
+        """:raises SystemExit: to the arbiter this is a failed boot."""
+        self.log.error("warm-up: %s, so the worker does not start", error, exc_info=error.__cause__)
+        raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from error
 
     # Orders
 
@@ -429,6 +448,14 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         if not dues:
             return PASS
         return min(PASS, max(min(dues) - time.monotonic_ns(), 0) / SECOND)
+
+    def holds_requests(self) -> bool:
+        """Whether the application has any; asked in any thread."""
+        return bool(self.in_flight)
+
+    def tell_websockets(self) -> None:
+        """In DRAINING, in the deadline's thread: those that are open shall end."""
+        self.websockets.tell()
 
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
         """At the deadline, in its thread: `speak` to whole requests that wait; how many."""

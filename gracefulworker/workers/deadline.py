@@ -28,7 +28,7 @@ import traceback
 from _thread import get_ident  # bound before gevent patches it: the native one
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gracefulworker.phases import KILL_MARGIN, SECOND
 from gracefulworker.seam import Config, Log, Request, Response
@@ -102,6 +102,8 @@ class DeadlineWorker(Protocol):
     gauge: Callable[[int], None]
     websockets: WebSockets
 
+    def holds_requests(self) -> bool: ...
+    def tell_websockets(self) -> None: ...
     def is_draining(self) -> bool: ...
     def drain_began(self) -> int: ...
     def deadline(self) -> int: ...
@@ -110,6 +112,15 @@ class DeadlineWorker(Protocol):
 
 #: Where code stands: file, line and function of each call, the innermost last.
 Stack = tuple[tuple[str, int, str], ...]
+
+
+class Left(NamedTuple):
+    """A request that was in flight at the deadline, before it is named."""
+
+    ending: str  #: what was done to it
+    request: str  #: its method and path
+    began: float  #: monotonic seconds
+    handler: Any  #: who handles it, of whom `Deadline.stack` tells where his code stands
 
 
 @dataclass(frozen=True)
@@ -202,7 +213,7 @@ class Deadline:
                 left = (deadline - time.monotonic_ns()) / SECOND
                 if left <= 0:
                     return True
-                worker.websockets.tell()
+                worker.tell_websockets()
                 # In steps: the deadline of a worker that retires moves when SIGTERM comes.
                 step = min(left, DRAIN_STEP)
             worker.leaving.look(deadline)
@@ -214,30 +225,22 @@ class Deadline:
     def cut(self) -> None:
         """Answer or cut what is left, then name it."""
         worker = self.worker
-        left = list(worker.in_flight.items())
-        endings = [self.end(request, entry) for request, entry in left]
+        left = self.answer()
         turned_away = worker.turn_away(self.speak)
-        cut = sum(ending != AFTER for ending in endings) + turned_away
+        cut = sum(one.ending != AFTER for one in left) + turned_away
         worker.slot.cut = max(worker.slot.cut + cut, 1)
         # They have been counted, and the arbiter counts what a worker leaves behind in flight.
         worker.gauge = lambda number: None
         worker.slot.in_flight = 0
+        now = time.monotonic()
         cuts = [
-            Cut(
-                ending,
-                f"{printable(request.method)} {printable(request.path)}",
-                time.monotonic() - entry.began,
-                self.stack(entry.handler),
-            )
-            for ending, (request, entry) in zip(endings, left, strict=True)
+            Cut(one.ending, one.request, now - one.began, self.stack(one.handler)) for one in left
         ]
         lines = list(name(cuts))
         if turned_away:
             lines.append(f"cut at the deadline (503): {turned_away} waiting requests")
         if not lines and not worker.leaving.has_begun():
-            # Connections in the middle of a request's head.
-            at = show(self.stack(self._main))
-            lines.append(f"cut at the deadline: worker {worker.pid}, which is at:\n{at}")
+            lines.append(f"cut at the deadline: {self.rest()}")
         said = original("_thread", "allocate_lock")()
         said.acquire()
         start_native(self.say, lines, said.release)
@@ -245,12 +248,28 @@ class Deadline:
         worker.slot.in_flight = 0  # a request was just being gauged
         said.acquire(timeout=LOG_PATIENCE)
 
+    def answer(self) -> list[Left]:
+        """End each request in flight as its client can best tell."""
+        return [
+            Left(
+                self.end(request, entry),
+                f"{printable(request.method)} {printable(request.path)}",
+                entry.began,
+                entry.handler,
+            )
+            for request, entry in list(self.worker.in_flight.items())
+        ]
+
+    def rest(self) -> str:
+        """What is cut where no request is: connections in the middle of a request's head."""
+        return f"worker {self.worker.pid}, which is at:\n{show(self.stack(self._main))}"
+
     def leaves_now(self, over: Nudge) -> bool:
         """Whether a worker that has just begun to drain, with nothing in flight, ends by itself."""
         poll = original("select", "poll")()
         poll.register(over.fd, select.POLLIN)
         until = self.worker.drain_began() + round(LEAVING * SECOND)
-        while not self.worker.in_flight and time.monotonic_ns() < until:
+        while not self.worker.holds_requests() and time.monotonic_ns() < until:
             if poll.poll(LEAVING_STEP * 1000):
                 return True
         return False

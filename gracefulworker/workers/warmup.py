@@ -19,7 +19,7 @@ from wsgiref.util import setup_testing_defaults
 
 from gunicorn.http.wsgi import base_environ
 
-from gracefulworker.seam import Config
+from gracefulworker.seam import Config, Log
 
 
 class WarmupError(Exception):
@@ -34,13 +34,21 @@ def warm_up(worker: Any, requests: tuple[str, ...]) -> None:
     for request in requests:
         began = time.monotonic()
         status = ask(worker.wsgi, _environ(worker.cfg, request))
-        code = int(status[:3])
-        if code >= 500:
-            raise WarmupError(f"GET {request} was answered {status}")
-        took = time.monotonic() - began
-        # A 400 is often Django's ALLOWED_HOSTS: nothing has been warmed then.
-        level = logging.INFO if code < 400 else logging.WARNING
-        worker.log.log(level, "warm-up: GET %s was answered %s in %.1f s", request, status, took)
+        judge(worker.log, request, status, time.monotonic() - began)
+
+
+def judge(log: Log, request: str, status: str, took: float) -> None:
+    """Log how a request was answered.
+
+    :param took: seconds.
+    :raises WarmupError: not by an application that is fit to serve.
+    """
+    code = int(status[:3])
+    if code >= 500:
+        raise WarmupError(f"GET {request} was answered {status}")
+    # A 400 is often Django's ALLOWED_HOSTS: nothing has been warmed then.
+    level = logging.INFO if code < 400 else logging.WARNING
+    log.log(level, "warm-up: GET %s was answered %s in %.1f s", request, status, took)
 
 
 def ask(application: Callable[..., Any], environ: dict[str, Any]) -> str:

@@ -14,8 +14,11 @@ QUICK = 1.0  # what "quickly" means here; stock takes 0.3 s and more for its own
 
 
 def quickly(worker):
-    """gthread answers what its threads have begun, as stock does, and here within 2 s."""
-    return QUICK + 2 * ("gthread" in worker)
+    """gthread answers what its threads have begun, as stock does, and here within 2 s.
+
+    So does uvicorn, for the application here runs in threads.
+    """
+    return QUICK + 2 * ("gthread" in worker or "uvicorn" in worker)
 
 
 def test_a_second_sigterm_is_noise_at_first_and_ends_the_delay_later(serve, worker):

@@ -59,7 +59,9 @@ def starve(server):
 
 
 def test_patient_while_no_descriptor_is_free(serve, worker):
-    server = serve(worker, delay=0.2, config=FEW)
+    server = serve(worker, delay=3.0 if "uvicorn" in worker else 0.2, config=FEW)
+    if "uvicorn" in worker:
+        server.terminate()  # until then libuv closes whom it has no descriptor for
     client, held = starve(server)
     if "gevent" not in worker:  # gevent's own server says it in words of its own
         server.wait_log("^no descriptor is free")

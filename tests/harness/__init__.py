@@ -18,7 +18,7 @@ server is killed, reaped and its pipe read to the end, whatever the test did.
 
 from harness.clients import CEILING, Address, Client, Ending, ends, fetch, knock, now, request
 from harness.gate import Gate, Held
-from harness.server import CONTROL, OFFERS_CONTROL, Line, Server
+from harness.server import CONTROL, OFFERS_CONTROL, Line, Server, stock_of
 from harness.stalls import assert_within, watch_stalls
 from harness.steps import FULL, assert_clean, cross_the_end, fill, line_up, summary, wait_until
 from harness.storm import Storm
@@ -46,6 +46,7 @@ __all__ = [
     "line_up",
     "now",
     "request",
+    "stock_of",
     "summary",
     "wait_until",
     "watch_stalls",

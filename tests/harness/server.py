@@ -31,6 +31,12 @@ OFFERS_CONTROL = find_spec("gunicorn.ctl") is not None
 CONTROL = "gunicorn.ctl"
 
 
+def stock_of(worker: str) -> str:
+    """The class that one of ours derives from, as it is named after ``-k``."""
+    name = worker.split(".")[1]
+    return "uvicorn_worker.UvicornWorker" if name == "uvicorn" else name
+
+
 @dataclass(frozen=True)
 class Line:
     at: float
@@ -69,6 +75,9 @@ class Server:
     ready: bool = True
 
     def __post_init__(self) -> None:
+        self.is_asgi = "uvicorn" in self.worker or self.worker.startswith("asgi_workers.")
+        if self.is_asgi:
+            self.app = re.sub("^(apps|owed):", r"asgi_\1:", self.app)
         self.lines: list[Line] = []
         self.gone_at: float | None = None
         self.term_at = 0.0
@@ -82,6 +91,8 @@ class Server:
         self._launch()
         if self.ready:
             self.wait_log(r"^app imported", count=self.workers)
+            if self.is_asgi:
+                self.wait_log(r"^Application startup complete", count=self.workers)
             client = Client(self.addresses[0])
             with contextlib.closing(client):
                 end = client.ask(headers=("Connection: close",))

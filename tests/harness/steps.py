@@ -18,8 +18,11 @@ FULL: dict[str, Any] = {"threads": 2, "options": ("--worker-connections", "2")}
 def fill(server: Server, listener: int = 0) -> list[tuple[Client, Held]]:
     """Bring the only worker to the gate with all the connections that it takes (``FULL``).
 
-    Whoever connects then is let in by the kernel and accepted by nobody: a real queue.
+    Whoever connects then is let in by the kernel and accepted by nobody: a real queue. (An event
+    loop takes all that come; so it is its loop that is held there.)
     """
+    if server.is_asgi:
+        return [server.hold(f"busy{listener}", "/blocked/{}", listener)]
     count = 1 if "sync" in server.worker else 2
     return [server.hold(f"busy{listener}{n}", listener=listener) for n in range(count)]
 

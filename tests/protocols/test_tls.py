@@ -9,7 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import trustme
-from harness import CEILING, FULL, assert_clean, assert_within, ends, now, request, summary
+from harness import (
+    CEILING,
+    FULL,
+    assert_clean,
+    assert_within,
+    ends,
+    now,
+    request,
+    stock_of,
+    summary,
+)
 from protocols.test_websocket import GOING_AWAY, WEBSOCKET
 
 LONG = ("--keep-alive", "75")
@@ -146,7 +156,7 @@ def ssl_context(conf, default):
 def test_as_many_contexts_as_on_stock(secure, worker):
     """sync makes one for each connection, at the price of a request."""
     found = []
-    for name in (worker, worker.split(".")[1]):
+    for name in (worker, stock_of(worker)):
         server = secure(name, config=COUNTED)
         for _ in range(3):
             with contextlib.closing(secure.connect(server)) as client:
