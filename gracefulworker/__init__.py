@@ -12,11 +12,12 @@ support.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.workers import SUPPORTED_WORKERS
 
@@ -42,7 +43,18 @@ _NEEDED = {"gevent": "gevent", "uvicorn": "uvicorn_worker"}
 SUPPORTED_WORKERS["gracefulworker"] = "gracefulworker.gthread"
 
 
-def __getattr__(name: str) -> Any:
+if TYPE_CHECKING:
+    # What is looked up, for `class W(gracefulworker.gthread)`; any other name is a mistake.
+    from gracefulworker.workers import ggevent as _ggevent
+    from gracefulworker.workers import gthread as _gthread
+    from gracefulworker.workers import sync as _sync
+
+    sync = _sync.SyncWorker
+    gthread = _gthread.ThreadWorker
+    gevent = _ggevent.GeventWorker
+
+
+def _look_up(name: str) -> Any:
     """The worker class behind `-k gracefulworker.NAME` (PEP 562).
 
     :raises RuntimeError: on a gunicorn that is not supported, for gevent without gevent (uvicorn
@@ -66,6 +78,20 @@ def __getattr__(name: str) -> Any:
         )
     module, worker = _WORKERS[name]
     return getattr(importlib.import_module(module), worker)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = _look_up
+
+
+def __dir__() -> list[str]:
+    """What is there, and the workers that can be had here: `help` asks for all that is listed."""
+    names = {*globals()}
+    for name in _WORKERS:
+        with contextlib.suppress(RuntimeError, ImportError):  # not installed, or half of it
+            _look_up(name)
+            names.add(name)
+    return sorted(names)
 
 
 def nearest_worker(name: str) -> str:

@@ -101,6 +101,7 @@ class Config(Protocol):
     pre_request: Callable[[Any, Any], None]
     proxy_protocol: str | bool  #: a string since 24
     preload_app: bool
+    proc_name: str  #: the application's name, when nobody gave one
     reload: bool
     reuse_port: bool
     ssl_context: Callable[[Any, Callable[[], ssl.SSLContext]], ssl.SSLContext]

@@ -268,7 +268,9 @@ class Settings:
     )
     report: str | None = field(
         default=None,
-        metadata={"kind": FileName("where the last line's figures are written, as JSON")},
+        metadata={
+            "kind": FileName("where the last line's figures are written: JSON, or FILE.prom")
+        },
     )
     on_lame_duck: Callable[..., object] | None = field(
         default=None,

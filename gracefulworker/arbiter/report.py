@@ -15,11 +15,10 @@ import math
 import os
 import time
 from dataclasses import dataclass, fields
-from typing import Any
-
-from gunicorn.instrument.statsd import Statsd
 
 from gracefulworker import seam
+from gracefulworker.arbiter import metrics
+from gracefulworker.arbiter.metrics import Report
 from gracefulworker.phases import SECOND
 from gracefulworker.shared.page import Slot
 
@@ -35,12 +34,6 @@ LONGER = 1.5
 
 #: Links that lead from one to the next at the most, as in `/dev/stdout`.
 LINKS = 8
-
-#: What the metrics' names begin with, after gunicorn's --statsd-prefix.
-METRIC = "gunicorn.graceful."
-
-
-Report = dict[str, Any]
 
 
 @dataclass
@@ -90,14 +83,19 @@ def _seconds(began: int, at: int) -> float:
     return round((at - began) / SECOND, 3)
 
 
-def write(log: seam.Log, report: Report, path: str) -> None:
+def write(log: seam.Log, report: Report, path: str, service: str) -> None:
     """Write the report to a file; one that cannot be written is a log line.
 
-    A regular file is replaced, whole or not at all, and so is a link to one. What is none is
-    written into: /dev/stdout, replaced by root, would be lost to the whole machine.
+    It is JSON, or Prometheus' text format, with the label `service`, when the name ends as its
+    text-file collector wants it. A regular file is replaced, whole or not at all, and so is a link
+    to one. What is none is written into: /dev/stdout, replaced by root, would be lost to the whole
+    machine.
     """
-    words = json.dumps(report) + "\n"
     try:
+        if path.endswith(metrics.SUFFIX):
+            words = metrics.as_text(report, service, _old(path))
+        else:
+            words = json.dumps(report) + "\n"
         fd = _own_descriptor(path)
         if fd is None and os.path.exists(path) and not os.path.isfile(path):
             # A pipe that nobody reads would hold the exit up.
@@ -109,6 +107,17 @@ def write(log: seam.Log, report: Report, path: str) -> None:
                 file.write(words)
     except (OSError, ValueError) as error:
         log.warning("the report could not be written: %s", error)
+
+
+def _old(path: str) -> str:
+    """What a regular file says until now, and "" for anything else.
+
+    :raises OSError: it may not be read.
+    """
+    if not os.path.isfile(path):
+        return ""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
 
 
 def _own_descriptor(path: str) -> int | None:
@@ -143,20 +152,6 @@ def _replace(path: str, words: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(unfinished)
         raise
-
-
-def measure(log: seam.Log, report: Report) -> None:
-    """Send the figures to statsd, if that is the logger (gunicorn's --statsd-host)."""
-    if not isinstance(log, Statsd):
-        return
-    # Its own methods, because its `info` passes over a value of 0 before gunicorn 26.
-    for name, value in report.items():
-        if type(value) is int:
-            log.increment(METRIC + name, value)
-        elif type(value) is float:
-            log.gauge(METRIC + name, value)
-    if report["outcome"] is not None:
-        log.increment(f"{METRIC}outcome.{report['outcome']}", 1)
 
 
 def warn_of_late_newcomers(log: seam.Log, report: Report, delay: float) -> None:

@@ -19,7 +19,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from gracefulworker import phases, seam
-from gracefulworker.arbiter import report
+from gracefulworker.arbiter import metrics, report
 from gracefulworker.arbiter.configuration import Configuration
 from gracefulworker.arbiter.crew import Crew
 from gracefulworker.arbiter.listeners import ArbiterListeners
@@ -290,9 +290,11 @@ class Shutdown:
             known=self.plan.drains,
             killed=len(self.crew.killed),
         )
+        service = self.arbiter.cfg.proc_name
         if settings.report:
-            report.write(self.log, words, settings.report)
-        report.measure(self.log, words)
+            report.write(self.log, words, settings.report, service)
+        metrics.to_statsd(self.log, words)
+        metrics.to_prometheus(self.log, words, service)
         if not at.quick:
             if settings.on_drained is not None:
                 self.user_code.call("graceful_on_drained", settings.on_drained, self.arbiter, words)

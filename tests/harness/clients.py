@@ -16,6 +16,16 @@ CEILING = 15.0  # seconds; the longest that any single event may take
 
 now = time.monotonic
 
+#: gunicorn's own error pages (util.write_error). Since Python 3.14, whose textwrap.dedent takes the
+#: CR of the empty line for blank, their head ends in a bare LF, which RFC 9112 section 2.2 lets a
+#: client accept. Nobody else's may, and ours least of all.
+OWN_PAGE = rb"HTTP/1\.1 [45]\d\d [^\r\n]*" + (
+    rb"\r\nConnection: close\r\nContent-Type: text/html\r\nContent-Length: \d+(?=\r\n\n)"
+)
+
+#: A response's head, to its empty line.
+HEAD = re.compile(rb"(?P<head>%s|.*?(?=\r\n\r\n))\r\n\r?\n" % OWN_PAGE, re.DOTALL)
+
 
 # -- endings ---------------------------------------------------------------------------------------
 
@@ -182,15 +192,10 @@ class Client:
         self.raw += data
 
     def _head(self) -> bytes:
-        """A response's head, to its empty line.
-
-        That is a bare LF in gunicorn's own error pages on Python 3.14, whose textwrap.dedent takes
-        the CR for blank; RFC 9112 section 2.2 lets a client accept it.
-        """
-        while not (end := re.search(rb"\r\n\r?\n", self.buffer)):
+        while not (end := HEAD.match(self.buffer)):
             self._more()
-        head, self.buffer = self.buffer[: end.start()], self.buffer[end.end() :]
-        return head
+        self.buffer = self.buffer[end.end() :]
+        return end["head"]
 
     def _until(self, mark: bytes) -> bytes:
         while mark not in self.buffer:

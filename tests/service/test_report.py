@@ -111,3 +111,29 @@ def test_early_newcomers_are_not(serve, worker):
     assert server.fetch().kind == "response"
     assert_clean(server)
     assert not server.grep("^new connections were")
+
+
+def test_a_file_for_prometheus_is_added_to(serve, worker, tmp_path):
+    """node_exporter's text-file collector reads it: whole, and as counters that go on."""
+    path = tmp_path / "shop.prom"
+    for times in (1, 2):
+        env = {"GRACEFUL_REPORT": str(path)}
+        server = serve(worker, delay=0.3, options=("--name", "shop"), env=env)
+        server.terminate()
+        assert server.fetch().kind == "response"
+        assert_clean(server)
+        lines = path.read_text().splitlines()
+        assert f'gracefulworker_requests_served_total{{service="shop"}} {times}' in lines
+        assert f'gracefulworker_shutdowns_total{{service="shop",outcome="clean"}} {times}' in lines
+        assert 'gracefulworker_requests_cut_total{service="shop"} 0' in lines
+        assert [entry.name for entry in tmp_path.iterdir()] == ["shop.prom"]
+
+
+def test_an_old_file_that_cannot_be_read_is_replaced(serve, tmp_path):
+    path = tmp_path / "shop.prom"
+    path.write_bytes(b"\xff\xfe gracefulworker_requests_served_total 5\n")
+    server = serve("gracefulworker.sync", delay=0, env={"GRACEFUL_REPORT": str(path)})
+    server.terminate()
+    assert_clean(server)
+    assert path.read_text().startswith("# HELP gracefulworker_shutdown_seconds ")
+    assert not server.grep("^the report could not")

@@ -93,6 +93,22 @@ def test_chunked_head_and_close_delimited_bodies(toy):
     assert (end.kind, end.body, end.closes) == ("response", b"", True)
 
 
+GUNICORNS_OWN = (
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/html\r\n"
+    b"Content-Length: 3\r\n"
+)
+
+
+def test_a_bare_line_feed_ends_gunicorns_own_pages_alone(toy):
+    """As textwrap.dedent has it since Python 3.14; in an answer of ours it is a fault."""
+    for empty in b"\n", b"\r\n":
+        end = fetch(toy(lambda c, empty=empty: c.sendall(GUNICORNS_OWN + empty + b"bad")))
+        assert (end.kind, end.status, end.body) == ("response", 400, b"bad")
+    for head in RESPONSE[:-6], GUNICORNS_OWN.replace(b"text/html", b"text/plain"):
+        end = fetch(toy(lambda c, head=head: c.sendall(head + b"\nfast")))
+        assert end.kind == "truncated"
+
+
 def test_ends_tells_who_ended_when(toy):
     done = threading.Event()
     with (

@@ -410,7 +410,7 @@ def test_json_fields(check):
     _, report = check(TESTS / "manifests" / "no-delay.yaml")
     assert report.keys() == {
         *("schema", "files", "servers", "findings", "unreadable", "notes"),
-        *("judged", "not_judged", "others", "passed_over"),
+        *("ignored", "judged", "not_judged", "others", "passed_over"),
     }
     assert report["schema"] == 1
     assert report["findings"][0].keys() == {
@@ -565,9 +565,11 @@ def test_config_file_that_changes_the_directory(check, write):
     assert (os.getcwd(), sys.path) == before
 
 
-def test_usage_errors():
+def test_usage_errors(capsys):
+    assert cli.main(["check"]) == 2
+    assert "give at least one file or directory" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
-        cli.main(["check"])
+        cli.main(["check", "--format", "xml", "."])
     assert ended.value.code == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -9,6 +10,8 @@ import socket
 import pytest
 from harness.documents import ROOT
 from harness.rehearsals import MOMENTS, needs_kube_proxy, networks
+
+from gracefulworker.tools.cli.rehearse import command_line
 
 
 def test_ours_beside_stock(rehearse):
@@ -36,7 +39,23 @@ def test_ours_beside_stock(rehearse):
         assert pod["marks"]["endpoint_gone"] - pod["marks"]["sigterm"] > 0.5
     assert due(ours) == pytest.approx(due(stock), abs=0.05), "the same seed asks at the same times"
     assert re.search(r"gracefulworker\.gthread lost 0 of \d+ requests\.", rehearsal.said)
+    whole = json.loads(rehearsal.json.read_text())
+    assert whole["schema"] == "gracefulworker-rehearsal/1"
+    assert whole["kinds"].keys() == kinds
+    assert whole["endings"].keys() == ours["endings"].keys() | stock["endings"].keys()
+    assert whole["plan"]["requests"] == ["GET /", "GET /slow", "GET /stream", "POST /upload"]
+    assert whole["made"]["command"].startswith("gracefulworker rehearse rehearsed:app")
+    assert (ours["settings"]["graceful_delay"], stock["settings"]["threads"]) == ("1", "8")
     rehearsal.assert_nothing_left()
+
+
+def test_a_terminal_of_80_columns_cuts_no_head(rehearse):
+    """Nobody's terminal is narrower, and a file has as many: no head is broken or shortened."""
+    rehearsal = rehearse("--pods", "1", "--against", "stock")
+    assert rehearsal.end() == 0, rehearsal.said
+    for head in ("gracefulworker.gthread", "exit", "overtime", "SIGKILL", "idle closed"):
+        assert re.search(rf"┃ +{head} *┃", rehearsal.said), rehearsal.said
+    assert "…" not in rehearsal.said
 
 
 def due(rollout) -> list[float]:
@@ -119,6 +138,15 @@ def test_its_own_death_ends_the_pods(rehearse):
     rehearsal.process.kill()
     rehearsal.process.wait()
     rehearsal.assert_nothing_left()
+
+
+def test_the_command_that_is_noted_has_no_secret():
+    given = ["rehearse", "app:app", "--header", "Cookie: geheim=1", "--header=X-Token: geheim"]
+    noted = command_line([*given, "--rate=2", "--", "--env", "URL=geheim", "-eKEY=geheim"])
+    assert noted == (
+        "gracefulworker rehearse app:app --header Cookie:... --header=X-Token:... --rate=2 --"
+        " --env URL=... -eKEY=..."
+    )
 
 
 @needs_kube_proxy

@@ -33,14 +33,19 @@ def request(began, ended, ending="ok", status=200):
     }
 
 
-def rollout(worker, gate):
-    """A rollout of which every figure is known: each tenth connection loses if there is no gate."""
+def rollout(worker, gate, killed=None):
+    """A rollout of which every figure is known: each tenth connection loses if there is no gate.
+
+    :param killed: seconds after which each pod gets SIGKILL.
+    """
     pods, connections, endings = [], [], {"ok": 0, "refused": 0, "truncated": 0}
     for number in range(PODS):
         term = 3.0 + number
         marks = {"started": 0.0, "ready": 1.0, "sigterm": term, "endpoint_gone": term + 3.0}
         if gate:
             marks.update(lame_duck=term, gate=term + 5.0, stopped=term + 5.1, exit=term + 5.2)
+        elif killed:
+            marks.update(sigkill=term + killed, exit=term + killed)
         else:
             marks.update(exit=term + 1.0)
         pods.append({"name": f"pod {number + 1}", "marks": marks, "log": [], "status": 0})
@@ -63,6 +68,7 @@ def rollout(worker, gate):
     lost = endings["refused"] + endings["truncated"]
     return {
         "worker": worker,
+        "settings": {"keepalive": "65", **({"graceful_delay": "5"} if gate else {})},
         "load": [1.0, 11.0],
         "asked": len(connections),
         "lost": lost,
@@ -75,14 +81,33 @@ def rollout(worker, gate):
 
 
 DATA: dict[str, Any] = {
-    "plan": {"app": "shop:app</script><b><!--<script>", "pods": PODS, "lag": 3.0},
+    "schema": "gracefulworker-rehearsal/1",
+    "made": {
+        "date": "2026-11-25T12:00:00+00:00",
+        "command": "gracefulworker rehearse shop:app --rate 20",
+        "versions": {"gracefulworker": "0.1.0", "gunicorn": "27.0.1"},
+    },
+    "kinds": {"fresh": "one request on a connection of its own"},
+    "endings": {"ok": "answered", "refused": "nobody listened", "truncated": "it broke off"},
+    "plan": {
+        "app": "shop:app</script><b><!--<script>",
+        "pods": PODS,
+        "lag": 3.0,
+        "requests": ["GET /"],
+    },
     "rollouts": [rollout("gracefulworker.sync", gate=True), rollout("sync", gate=False)],
 }
 LOST = DATA["rollouts"][1]["lost"]
 
 
+KILLED: dict[str, Any] = {
+    **DATA,
+    "rollouts": [DATA["rollouts"][0], rollout("gthread", gate=False, killed=30.0)],
+}
+
+
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def browser():
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -90,14 +115,33 @@ def page(tmp_path_factory):
     for argument in ("--headless", "--no-sandbox", "--disable-gpu", "--window-size=1300,1000"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    file = tmp_path_factory.mktemp("picture") / "rehearsal.html"
-    file.write_text(picture.draw(DATA), encoding="utf-8")
     browser = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
     try:
-        browser.get(file.as_uri())
         yield browser
     finally:
         browser.quit()
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    """Opens the picture of something in a window of some width."""
+
+    def show(data, width):
+        file = tmp_path / "rehearsal.html"
+        file.write_text(picture.draw(data), encoding="utf-8")
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False},
+        )
+        browser.get(file.as_uri())
+        return browser
+
+    return show
+
+
+@pytest.fixture
+def page(show):
+    return show(DATA, 1300)
 
 
 def count(page, selector):
@@ -155,7 +199,78 @@ def test_the_marks_and_phases_of_each_pod(page):
         ["SIGTERM", after, "delay over +5.00 s", "exit +5.20 s"],
         ["lame_duck", "draining"],
     ]
-    assert figures[1] == [["SIGTERM", after, "exit +1.00 s"], ["stopping", "void"]]
+    assert figures[1] == [["SIGTERM", "exit +1.00 s", after], ["stopping", "void"]]
+
+
+@pytest.mark.parametrize("width", (1280, 700, 699, 400))
+@pytest.mark.parametrize("data", (DATA, KILLED), ids=("exits", "killed"))
+def test_no_word_is_cut_or_written_over(show, data, width):
+    page = show(data, width)
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    wrong = page.execute_script(
+        """const found = [];
+        for (const drawing of document.querySelectorAll("main > .columns svg")) {
+            const frame = drawing.getBoundingClientRect();
+            const words = [...drawing.querySelectorAll("text")].map(
+                text => [text.textContent, text.getBoundingClientRect()]);
+            const labels = [...drawing.querySelectorAll("text.label")].map(
+                text => [text.textContent, text.getBoundingClientRect()]);
+            for (const [text, box] of words)
+                if (box.left < frame.left - 1 || box.right > frame.right + 1) found.push(text);
+            labels.forEach(([text, a], n) => labels.slice(n + 1).forEach(([other, b]) => {
+                const apart = a.right <= b.left || b.right <= a.left
+                    || a.bottom <= b.top + 3 || b.bottom <= a.top + 3;
+                if (!apart) found.push(`${text} over ${other}`);
+            }));
+        }
+        return found"""
+    )
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("width", "columns"), [(700, 2), (699, 1), (400, 1)])
+def test_narrow_windows_have_one_column(show, width, columns):
+    page = show(DATA, width)
+    lefts = page.execute_script(
+        """return [...document.querySelectorAll("main figure")].map(
+            figure => Math.round(figure.getBoundingClientRect().left))"""
+    )
+    assert len(set(lefts)) == columns
+
+
+def test_time_in_which_nothing_happens_is_left_out(show):
+    page = show(KILLED, 1280)
+    assert count(page, ".omitted"), "30 s until SIGKILL"
+    ours, stock = page.execute_script(
+        """return [...document.querySelectorAll("figure[data-pod='pod 1'] svg")].map(drawing => {
+            const at = [...drawing.querySelectorAll("text.soft")].find(
+                text => text.textContent === "1 s").getBoundingClientRect().left;
+            return [Math.round(at - drawing.getBoundingClientRect().left),
+                drawing.querySelector(".omitted").textContent]})"""
+    )
+    assert ours == stock, "both sides have the same axis"
+    assert stock[1] == "24 s left out", "from the last change, 5.2 s, to the kill, without margins"
+    inverse = page.execute_script(
+        """const canvas = new Canvas(500, 9, 0, 100, [[10, 40], [50, 90]]);
+        return [0, 5, 10, 25, 40, 45, 50, 70, 90, 99, 100].map(
+            t => Math.abs(canvas.time(canvas.x(t)) - t)).every(difference => difference < 1e-6)"""
+    )
+    assert inverse, "what the pointer shows is what is drawn there"
+
+
+def test_nothing_is_left_out_of_a_short_rollout(page):
+    assert count(page, ".omitted") == 0
+
+
+def test_who_is_handed_the_file_alone_can_read_it(page):
+    told = text(page, "#made")
+    for words in (
+        *("fresh", "one request on a connection of its own", "it broke off", "status 200"),
+        *("graceful_delay", "keepalive", "gunicorn 27.0.1", "2026-11-25T12:00:00+00:00"),
+        *("gracefulworker rehearse shop:app --rate 20", "pods 3, lag 3", "GET /"),
+    ):
+        assert words in told
+    assert f"{LOST} lost of {PODS * CONNECTIONS}" in told
 
 
 def test_the_pointer_shows_what_is_under_it(page):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
@@ -31,3 +32,18 @@ def test_the_start_ends_with_the_nearest_name(tmp_path, name, meant):
 
 def test_anybody_else_is_told_that_there_is_no_such_attribute():
     assert not hasattr(gracefulworker, "gthred")
+
+
+def test_the_workers_are_listed():
+    """All that is listed is there: `help` asks for each."""
+    assert gracefulworker._WORKERS.keys() <= {*dir(gracefulworker)}
+    members = dict(inspect.getmembers(gracefulworker))
+    assert members["gthread"] is gracefulworker.gthread
+
+
+def test_what_cannot_be_had_is_not_listed():
+    hidden = "import sys; sys.modules['gevent'] = None"
+    code = f"{hidden}; import gracefulworker as g, inspect; print(*dict(inspect.getmembers(g)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    names = ran.stdout.split()
+    assert "sync" in names and "gevent" not in names, ran.stderr

@@ -11,8 +11,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import platform
 import sys
 from collections.abc import Sequence
+from typing import Any
+
+import gunicorn
+
+import gracefulworker
 
 #: The exit status when whoever reads our output has gone, as a shell gives it for SIGPIPE.
 NOBODY_READS = 141
@@ -29,11 +35,26 @@ COMMANDS: dict[str, str] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit status: 2 for a usage error, as argparse does."""
     given = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="gracefulworker", description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(
+        prog="gracefulworker",
+        description="Stops gunicorn without losing a request: commands beside the service.",
+    )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"%(prog)s {gracefulworker.__version__} (gunicorn {gunicorn.__version__}, Python"
+        f" {platform.python_version()})",
+    )
+    parser.add_argument(
+        "--print-completion",
+        action=Completion,
+        choices=Completion.SHELLS,
+        help="print a script with which this shell completes the command (needs shtab)",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for command, meaning in COMMANDS.items():
         subparser = commands.add_parser(command, help=meaning, description=meaning)
-        if given[:1] == [command]:
+        if given[:1] in ([command], ["--print-completion"]):
             module = importlib.import_module(f"gracefulworker.tools.cli.{command}")
             module.configure(subparser)
             subparser.set_defaults(run=module.run)
@@ -50,6 +71,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes once more at its end, and would say what is no news: `... | head -1`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOBODY_READS
+
+
+class Completion(argparse.Action):
+    """Prints what shtab makes of all subcommands, and ends; nothing of it runs otherwise."""
+
+    SHELLS = ("bash", "zsh", "tcsh", "fish")
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None
+    ) -> None:
+        try:
+            import shtab
+        except ModuleNotFoundError:
+            parser.error("--print-completion needs shtab: pip install 'gracefulworker[completion]'")
+        commands = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+        for subparser in commands[0].choices.values():
+            for action in subparser._actions:
+                if action.metavar == "FILE" or action.dest == "paths":
+                    action.complete = shtab.FILE
+        print(shtab.complete(parser, shell=values))
+        parser.exit()
 
 
 def _split(given: list[str]) -> tuple[list[str], list[str]]:

@@ -1,18 +1,21 @@
 """`gracefulworker check`: finds the mistakes that cost requests in the files of a deployment.
 
-Exit status: 0 when there is no error among the findings, 1 when there is one, 2 when something
-given cannot be read, or no gunicorn was found in it (then there is no telling: a pipeline that
-looks at the wrong directory is not to be green). What may be changed here: how findings are
-printed. The fields of ``--format json`` are an interface; a change that breaks it raises `SCHEMA`.
+Exit status: 0 when there is no error among the findings (with ``--strict`` no warning either), 1
+when there is one, 2 when something given cannot be read, or no gunicorn was found in it (then there
+is no telling: a pipeline that looks at the wrong directory is not to be green). What may be changed
+here: how findings are printed. The fields of ``--format json`` are an interface; a change that
+breaks it raises `SCHEMA`.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import json
 import os
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gracefulworker.tools.configuration import ConfigFileError
@@ -31,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
         "paths",
-        nargs="+",
+        nargs="*",
         metavar="PATH",
         help="manifests, compose files, Dockerfiles, Procfiles, start scripts, systemd units, "
         "supervisord's configuration, fly.toml; a directory means all of these below it, - means "
@@ -39,13 +42,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="gunicorn's config file; it is run")
     parser.add_argument("--target", metavar="STAGE", help="the stage of the Dockerfile that runs")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="leave out what this rule finds, but for their number (repeatable, or with commas)",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="end with status 1 for a warning, too"
+    )
+    parser.add_argument("--format", choices=("text", "json", "sarif"), default="text")
+    parser.add_argument(
+        "--list-rules", action="store_true", help="say what each rule finds, and end"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what is found and return the exit status."""
     try:
-        from gracefulworker.tools.manifests import reader, rules, sources
+        from gracefulworker.tools.manifests import reader, rules, sarif, sources
     except ModuleNotFoundError as error:
         if error.name not in ("yaml", "tree_sitter", "tree_sitter_bash"):
             raise
@@ -55,6 +71,19 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
+    ignored = [name for names in arguments.ignore for name in names.split(",")]
+    unknown = [name for name in ignored if name not in rules.RULES]
+    if unknown:
+        (near,) = difflib.get_close_matches(unknown[0], rules.RULES, 1, 0.0)
+        return _refuse(f"--ignore {unknown[0]}: there is no such rule: did you mean {near}?")
+    if arguments.list_rules:
+        width = max(map(len, rules.RULES))
+        for name in rules.RULES:
+            sentence, *_ = rules.describe(name).splitlines()
+            print(f"{name:{width}}  {sentence}")
+        return 0
+    if not arguments.paths:
+        return _refuse("give at least one file or directory, such as k8s/ or Dockerfile")
     images: dict[str, str] = {}
     paths = []
     for path in arguments.paths:
@@ -67,18 +96,20 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         found = files.servers()
     except ConfigFileError as error:
-        print(f"gracefulworker check: {error}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
     # A service that may be started in several ways is judged for each of them.
     findings: dict[object, rules.Finding] = {}
     for server in found:
         for finding in rules.judge(server):
             findings.setdefault((finding.rule, finding.place, finding.mistake), finding)
+    hidden = Counter(finding.rule for finding in findings.values() if finding.rule in ignored)
+    shown = [finding for finding in findings.values() if finding.rule not in ignored]
     report = {
         "schema": SCHEMA,
         "files": len({one.file for one in inputs}),
         "servers": len(files.judged),
-        "findings": [_flat(finding) for finding in findings.values()],
+        "findings": [_flat(finding) for finding in shown],
+        "ignored": {name: hidden[name] for name in dict.fromkeys(ignored)},
         "judged": files.judged,
         "not_judged": [
             {"name": one.name, "file": one.place.file, "line": one.place.line, "why": one.why}
@@ -95,13 +126,22 @@ def run(arguments: argparse.Namespace) -> int:
         ],
         "notes": files.notes,
     }
+    if files.errors or not files.judged:
+        status = 2
+    else:
+        status = int(any(f.severity == rules.ERROR or arguments.strict for f in shown))
     if arguments.format == "json":
         print(json.dumps(report, indent=2))
+    elif arguments.format == "sarif":
+        print(json.dumps(sarif.render(report, status), indent=2))
     else:
         _print(report)
-    if files.errors or not files.judged:
-        return 2
-    return int(any(finding.severity == rules.ERROR for finding in findings.values()))
+    return status
+
+
+def _refuse(sentence: str) -> int:
+    print(f"gracefulworker check: {sentence}", file=sys.stderr)
+    return 2
 
 
 def _flat(finding: rules.Finding) -> dict[str, object]:
@@ -136,10 +176,12 @@ def _print(report: dict[str, Any]) -> None:
         *([_count(others, "other program")] if others else []),
         *([f"{len(report['not_judged'])} not judged"] if report["not_judged"] else []),
     ]
+    hidden = [f"{number} {name}" for name, number in report["ignored"].items() if number]
     print(
         f"{_count(report['files'], 'file')}, {', '.join(counts)}: "
         f"{_count(severities.count('error'), 'error')}, "
         f"{_count(severities.count('warning'), 'warning')}"
+        + (f" (ignored: {', '.join(hidden)})" if hidden else "")
     )
     if not report["servers"]:
         print(

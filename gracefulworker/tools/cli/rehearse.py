@@ -14,12 +14,13 @@ import json
 import os
 import re
 import resource
+import shlex
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,11 +39,20 @@ COUNT_PERIOD = 0.2
 #: gunicorn's options that the rehearsal sets itself, or that take a pod out of its hands.
 NOT_PASSED_ON = ("-b", "--bind", "-k", "--worker-class", "-D", "--daemon")
 
+#: Options that say how pods are started here, where a workload in a cluster has its own.
+HERE = (
+    *("worker_class", "against", "pods", "lag", "grace", "ready_path", "ready_within"),
+    *("service", "passed_on"),
+)
+
 #: The stock workers that ours are called after.
 ENGINES = ("sync", "gthread", "gevent")
 
 #: Header fields that say how a message is sent, or what becomes of its connection.
 FRAMING = ("connection", "content-length", "expect", "te", "transfer-encoding", "upgrade")
+
+#: Options, also gunicorn's, whose value nobody but the user should read.
+SECRET = ("--header", "--env", "-e")
 
 #: Open files: of pods, pipes and the connections that are used once; and for each that is kept
 #: alive, a client's and the balancer's two ends.
@@ -61,9 +71,16 @@ gunicorn as it is.
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s APP [options] [-- gunicorn options]"
+    from gracefulworker.tools.cli import rehearse_kubernetes
+
+    parser.usage = (
+        "%(prog)s APP [options] [-- gunicorn options]\n"
+        "       %(prog)s --kubernetes deployment/NAME --url URL [options]"
+    )
     parser.description = DESCRIPTION
-    parser.add_argument("app", metavar="APP", help="as given to gunicorn: MODULE:CALLABLE")
+    parser.add_argument(
+        "app", nargs="?", metavar="APP", help="as given to gunicorn: MODULE:CALLABLE"
+    )
     parser.add_argument(
         "-k",
         "--worker-class",
@@ -80,17 +97,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was noted there")
 
     rollout = parser.add_argument_group("the rollout (times in seconds)")
-    _number(rollout, "--pods", int, 3, 1, 10, "how many there are")
-    _number(rollout, "--lag", float, 3.0, 0, 60, "from SIGTERM until a pod is chosen no more")
-    _number(rollout, "--warm-up", float, 2.0, 0, 60, "of load before the first pod is replaced")
-    _number(rollout, "--grace", float, 30.0, 0, 900, "from SIGTERM to SIGKILL")
+    number(rollout, "--pods", int, 3, 1, 10, "how many there are")
+    number(rollout, "--lag", float, 3.0, 0, 60, "from SIGTERM until a pod is chosen no more")
+    number(rollout, "--warm-up", float, 2.0, 0, 60, "of load before the first pod is replaced")
+    number(rollout, "--grace", float, 30.0, 0, 900, "from SIGTERM to SIGKILL")
     rollout.add_argument(
         "--ready-path",
         metavar="PATH",
         help="the readiness probe's (default: as graceful_readiness_path and graceful_probe_bind"
         " say, else /)",
     )
-    _number(rollout, "--ready-within", float, 30.0, 0.1, 600, "until a new pod must be ready")
+    number(rollout, "--ready-within", float, 30.0, 0.1, 600, "until a new pod must be ready")
     rollout.add_argument(
         "--service",
         choices=("balancer", "iptables"),
@@ -99,10 +116,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " kube-proxy writes them, which needs Linux and root (default: %(default)s)",
     )
 
+    rehearse_kubernetes.configure(parser)
+
     load = parser.add_argument_group("the load")
-    _number(load, "--rate", float, 20.0, 0.1, 500, "requests a second on fresh connections")
-    _number(load, "--connections", int, 30, 0, 2000, "keep-alive connections")
-    _number(
+    number(load, "--rate", float, 20.0, 0.1, 500, "requests a second on fresh connections")
+    number(load, "--connections", int, 30, 0, 2000, "keep-alive connections")
+    number(
         load,
         "--idle-limit",
         float,
@@ -112,8 +131,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "seconds after which a client uses an idle connection no more: less than the delay, and"
         " than gunicorn's --keep-alive",
     )
-    _number(load, "--timeout", float, 10.0, 0.1, 300, "seconds that an answer may take")
-    _number(load, "--seed", int, 1, 0, 2**31, "of the clients' schedule")
+    number(load, "--timeout", float, 10.0, 0.1, 300, "seconds that an answer may take")
+    number(load, "--seed", int, 1, 0, 2**31, "of the clients' schedule")
     paths = load.add_mutually_exclusive_group()
     paths.add_argument("--path", default="/", help="what is asked for (default: /)")
     paths.add_argument(
@@ -145,9 +164,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " that differ by themselves, or of a single pod)",
     )
     parser.set_defaults(passed_on=())
+    here = {name: parser.get_default(name) for name in HERE}
+    parser.set_defaults(defaults_here=here)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if bool(arguments.app) == bool(arguments.kubernetes):
+        print(
+            "gracefulworker rehearse: give the application, as MODULE:CALLABLE, or a workload with"
+            " --kubernetes deployment/NAME",
+            file=sys.stderr,
+        )
+        return UNUSABLE
     missing = [name for name in ("rich", "h11") if importlib.util.find_spec(name) is None]
     if missing:
         print(
@@ -156,10 +184,14 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return UNUSABLE
+    if arguments.kubernetes:
+        from gracefulworker.tools.cli import rehearse_kubernetes
+
+        return rehearse_kubernetes.run(arguments)
     try:
         try:
-            plan, sides = _plan(arguments), _sides(arguments)
-            _make_room(arguments.connections)
+            plan, sides = plan_of(arguments), _sides(arguments)
+            make_room(arguments.connections)
         except (OSError, ValueError) as error:
             print(f"gracefulworker rehearse: {error}", file=sys.stderr)
             return UNUSABLE
@@ -172,20 +204,18 @@ def run(arguments: argparse.Namespace) -> int:
 async def _main(arguments: argparse.Namespace, plan: Plan, sides: list[Configured]) -> int:
     from rich.console import Console
 
-    from gracefulworker.tools.rehearse import picture, report
+    from gracefulworker.tools.rehearse import report
     from gracefulworker.tools.rehearse.clients import Unusable
     from gracefulworker.tools.rehearse.kubeproxy import NoNetwork
     from gracefulworker.tools.rehearse.pods import NotReady
 
-    _stop_on_signals()
+    stop_on_signals()
     console = Console(highlight=False)
     if arguments.html:
         console.print("The picture will be here:", arguments.html.resolve(), soft_wrap=True)
-    first, rest = _asked(plan)[:SHOWN], _asked(plan)[SHOWN:]
-    asked = ", ".join([*first, f"and {len(rest)} others"] if rest else first)
     console.print(
-        f"This sends real requests ({asked}) to your application, which is started here with this"
-        " environment: its database and whatever else it is connected to will see them.",
+        f"This sends real requests ({asked(plan)}) to your application, which is started here with"
+        " this environment: its database and whatever else it is connected to will see them.",
         markup=False,
     )
     results: list[Result] = []
@@ -202,22 +232,48 @@ async def _main(arguments: argparse.Namespace, plan: Plan, sides: list[Configure
         failed = True
     if results:
         report.show(console, results)
-        data = report.as_json(results)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(data, indent=1), encoding="utf-8")
-        if arguments.html:
-            arguments.html.write_text(picture.draw(data), encoding="utf-8")
-            console.print("The picture:", arguments.html.resolve().as_uri(), soft_wrap=True)
+        write(arguments, report.as_json(results, command_line(sys.argv[1:])), console)
     if failed:
         return UNUSABLE
     return 0 if results[0].clean else LOST
 
 
-def _asked(plan: Plan) -> list[str]:
-    """Each method and path that will be asked for."""
-    gets = [f"GET {path}" for path in (plan.slow, plan.stream) if path]
-    posts = [f"POST {plan.upload}"] if plan.upload else []
-    return list(dict.fromkeys([*(f"{m} {path}" for m, path, _ in plan.paths), *gets, *posts]))
+def asked(plan: Plan) -> str:
+    """What will be asked for, the first of it by name."""
+    first, rest = plan.asked[:SHOWN], plan.asked[SHOWN:]
+    return ", ".join([*first, f"and {len(rest)} others"] if rest else first)
+
+
+def write(arguments: argparse.Namespace, data: dict[str, Any], console: Console) -> None:
+    """Write the files that are wanted."""
+    from gracefulworker.tools.rehearse import picture
+
+    if arguments.json:
+        arguments.json.write_text(json.dumps(data, indent=1), encoding="utf-8")
+    if arguments.html:
+        arguments.html.write_text(picture.draw(data), encoding="utf-8")
+        console.print("The picture:", arguments.html.resolve().as_uri(), soft_wrap=True)
+
+
+def command_line(given: list[str]) -> str:
+    """The command as it was given, but for values that may be secret: of headers and variables."""
+    shown: list[str] = []
+    for word in given:
+        name, equals, value = word.partition("=")
+        if shown and shown[-1] in SECRET:
+            word = _without_value(word)
+        elif equals and name in SECRET:
+            word = f"{name}={_without_value(value)}"
+        elif word[:2] in SECRET and len(word) > 2:
+            word = word[:2] + _without_value(word[2:])
+        shown.append(word)
+    return shlex.join(["gracefulworker", *shown])
+
+
+def _without_value(text: str) -> str:
+    """Of NAME: VALUE or NAME=VALUE the name."""
+    name, separator, _ = re.split("([:=])", f"{text}=", maxsplit=1)
+    return f"{name}{separator}..."
 
 
 def _plan_of(side: Configured, plan: Plan, ready_path: str | None) -> Plan:
@@ -225,6 +281,7 @@ def _plan_of(side: Configured, plan: Plan, ready_path: str | None) -> Plan:
     return replace(
         plan,
         command=side.command(plan.app, plan.options),
+        settings=tuple(side.settings.items()),
         ready_path=ready_path or side.ready_path or "/",
         ready_at_probes=not ready_path and side.is_ours and side.probe_bind,
     )
@@ -287,7 +344,7 @@ def _sides(arguments: argparse.Namespace) -> list[Configured]:
     return [ours, configured.load(arguments.app, options, against)]
 
 
-def _make_room(connections: int) -> None:
+def make_room(connections: int) -> None:
     """Allow as many open files as the clients and the balancer need.
 
     :raises ValueError: that is more than this user may have.
@@ -310,7 +367,7 @@ def _service(arguments: argparse.Namespace) -> Service:
     return Balancer(arguments.seed)
 
 
-def _plan(arguments: argparse.Namespace) -> Plan:
+def plan_of(arguments: argparse.Namespace) -> Plan:
     """The plan as it is wanted.
 
     :raises ValueError: something does not fit; the argument is a sentence.
@@ -332,7 +389,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     if arguments.requests:
         paths = read_requests(arguments.requests.read_text(encoding="utf-8"))
     return Plan(
-        app=arguments.app,
+        app=arguments.app or "",
         options=tuple(arguments.passed_on),
         pods=arguments.pods,
         lag=arguments.lag,
@@ -385,7 +442,7 @@ def _header(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _stop_on_signals() -> None:
+def stop_on_signals() -> None:
     """From now on the first signal cancels the rehearsal, which cleans up; more change nothing."""
     loop, main = asyncio.get_running_loop(), asyncio.current_task()
     assert main is not None, "called in the main task"
@@ -400,7 +457,7 @@ def _stop_on_signals() -> None:
         loop.add_signal_handler(number, stop)
 
 
-def _number(
+def number(
     group: argparse._ArgumentGroup,
     name: str,
     kind: Callable[[str], float],

@@ -11,6 +11,7 @@ One module for each step, and imports go one way only::
     servers      one gunicorn with its pod and what stands beside it
     reader       from all texts to the servers in them, and what was not judged
     rules        one small function for each mistake
+    sarif        what was found, for code scanning
 
 What may be changed here: a new rule belongs in `rules`, a new wrapper in `launch`, a new kind of
 workload in `reader`, a new platform in `units`. Nothing here writes, asks the network or starts a

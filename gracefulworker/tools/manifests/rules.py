@@ -12,6 +12,7 @@ that mistake among the tests.
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -109,6 +110,9 @@ Rule = Callable[[Server], Iterator[Mistake]]
 #: All rules by name, in the order of docs/check.md.
 RULES: dict[str, Rule] = {}
 
+#: Where docs/check.md is read.
+PAGE = "https://gracefulworker.readthedocs.io/check/"
+
 
 def rule(name: str) -> Callable[[Rule], Rule]:
     """Put a function on the list of rules."""
@@ -118,6 +122,19 @@ def rule(name: str) -> Callable[[Rule], Rule]:
         return function
 
     return register
+
+
+def describe(name: str) -> str:
+    """What a rule finds: its docstring, whose first line is a sentence for itself.
+
+    Under ``python -OO``, which has none, it is the name.
+    """
+    return inspect.getdoc(RULES[name]) or name
+
+
+def page(name: str) -> str:
+    """Where a rule is explained."""
+    return f"{PAGE}#{name}"
 
 
 def judge(server: Server) -> Iterator[Finding]:

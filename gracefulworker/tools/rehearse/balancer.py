@@ -20,6 +20,7 @@ import sys
 from collections.abc import Coroutine
 
 from gracefulworker.tools.rehearse.pods import Place, Pod
+from gracefulworker.tools.rehearse.wire import Tls
 
 #: SO_LINGER on, for 0 s: close() sends RST (socket(7)).
 _LINGER_RESET = struct.pack("ii", 1, 0)
@@ -29,6 +30,7 @@ class Balancer:
     """The Service; `address` is where clients connect to."""
 
     address: tuple[str, int]
+    tls: Tls | None = None
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(f"{seed}/balancer")

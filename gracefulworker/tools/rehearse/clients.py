@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import ssl
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, replace
 
 from gracefulworker.tools.rehearse.journal import Close, Ending, Exchange, Journal
 from gracefulworker.tools.rehearse.plan import Plan
-from gracefulworker.tools.rehearse.wire import Answer, Connection, Direct, Lost, Request, Service
+from gracefulworker.tools.rehearse.wire import Answer, Connection, Lost, Request, Service
 
 #: Mean seconds between two requests of a keep-alive client; a client has one of these.
 THINK = (0.2, 0.4, 0.8, 1.6, 3.2)
@@ -61,6 +62,19 @@ LESSON_GAP = 1.1
 
 #: The kind of the clients of a stream that has no end of its own.
 ENDLESS = "endless stream"
+
+#: What each kind does, for whoever reads the result.
+MEANINGS = {
+    "fresh": "one request on a connection of its own",
+    "keep-alive": "uses a connection again, after pauses of 0.2 to 3.2 s on average",
+    "sleeper": "asks once, and keeps the connection open without a word",
+    "slow request": "sends the head of its request in pieces, over a second",
+    "late speaker": "connects, and sends its first byte 0.2 to 1.2 s later",
+    "slow answer": "asks for what takes its time (--slow)",
+    "stream": "asks for what comes in pieces (--stream)",
+    ENDLESS: "reads a stream until it is ended, and connects again (--stream)",
+    "slow upload": "sends 64 KiB in pieces, over a second (--upload)",
+}
 
 
 class Unusable(Exception):
@@ -114,6 +128,20 @@ def kinds(plan: Plan) -> list[Kind]:
     return found
 
 
+def total_rate(plan: Plan) -> float:
+    """Requests a second that all clients send, on average."""
+    talkers = (n for n in range(plan.connections) if not _is_sleeper(n))
+    return sum(kind.rate for kind in kinds(plan)) + sum(1 / _think(n) for n in talkers)
+
+
+def _is_sleeper(number: int) -> bool:
+    return number % SLEEPER_EACH == SLEEPER_EACH - 1
+
+
+def _think(number: int) -> float:
+    return THINK[number % len(THINK)]
+
+
 class Clients:
     """All clients of one rollout."""
 
@@ -123,19 +151,20 @@ class Clients:
         self._compared = plan.same_body
         self._is_endless = False  # the plan's stream
         self._ending = False  # nothing new is asked for
+        self._is_over = False  # what is under way is given up
         self._sources: list[asyncio.Task[None]] = []
         self._subscribers: list[asyncio.Task[None]] = []
         self._asking: set[asyncio.Task[None]] = set()
         self._trouble: BaseException | None = None
         self._pools: list[list[Connection]] = []
 
-    async def learn(self, pods: list[tuple[str, int]]) -> list[str]:
-        """Ask each pod for everything before the rollout; later answers are held against these.
+    async def learn(self, servers: list[Service]) -> list[str]:
+        """Ask each server for everything before the rollout, and hold later answers against these.
 
         Twice: what differs between two moments or two pods is not compared later. Of a single pod
         nobody knows what differs. A stream that has begun and does not end is one without an end.
 
-        :param pods: their addresses.
+        :param servers: the pods.
         :returns: sentences on what will not be noticed.
         :raises Unusable: a request fails when nothing has happened yet, or hardly any succeeds.
         """
@@ -149,10 +178,10 @@ class Clients:
         ordered = sorted(requests, key=lambda request: request != stream)
         for pause in (0.0, LESSON_GAP):
             await asyncio.sleep(pause)
-            await asyncio.gather(*(self._learn(r, pod) for r in ordered for pod in pods))
+            await asyncio.gather(*(self._learn(r, s) for r in ordered for s in servers))
             if self._is_endless:
                 ordered = [request for request in ordered if request != stream]
-        if len(pods) == 1:
+        if len(servers) == 1:
             self._compared = False
         self._judge_baseline()
         return self._reservations()
@@ -203,16 +232,20 @@ class Clients:
             )
         return found
 
-    async def _learn(self, request: Request, pod: tuple[str, int]) -> None:
+    async def _learn(self, request: Request, server: Service) -> None:
         journal = Journal()  # of its own: this is not part of the rollout
         exchange = Exchange("before", str(request), 0.0, 0.0)
         patience = self._plan.timeout + request.duration
-        connecting = Connection.open(journal, Direct(pod), journal.open("before"))
+        pod = server.address
+        connecting = Connection.open(journal, server, journal.open("before"))
         try:
             connection = await asyncio.wait_for(connecting, patience)
             answer = await asyncio.wait_for(connection.ask(request, exchange), patience)
         except Lost as lost:
             raise Broken(f"{request} ended so before the rollout: {lost}", pod) from None
+        except ssl.SSLCertVerificationError as error:
+            sentence = f"the certificate is not trusted here ({error.verify_message})"
+            raise Broken(f"{sentence}: set SSL_CERT_FILE to what it is signed with", pod) from None
         except asyncio.TimeoutError:
             stream = stream_request(self._plan)
             if not exchange.status or request != stream:
@@ -224,6 +257,8 @@ class Clients:
                 raise Broken(sentence, pod) from None
             self._is_endless = True
             answer = Answer(exchange.status, b"")
+        except OSError as error:
+            raise Broken(f"{request} could not be sent: {error}", pod) from None
         else:
             connection.close()
         if answer.status >= 500:
@@ -237,8 +272,8 @@ class Clients:
             if not (kind.name == "stream" and self._is_endless)
         ]
         for number in range(self._plan.connections):
-            sleeps = number % SLEEPER_EACH == SLEEPER_EACH - 1
-            sources.append(self._sleeper() if sleeps else self._keep_alive(number))
+            is_sleeper = _is_sleeper(number)
+            sources.append(self._sleeper() if is_sleeper else self._keep_alive(number))
         self._sources = [asyncio.ensure_future(source) for source in sources]
         stream = stream_request(self._plan)
         if stream and self._is_endless:
@@ -268,6 +303,8 @@ class Clients:
         await _cancel(self._subscribers)
 
     async def clean_up(self) -> None:
+        """Leave whatever is under way; that is nobody's loss."""
+        self._is_over = True
         await _cancel([*self._sources, *self._subscribers, *self._asking])
         for connection in itertools.chain(*self._pools):
             connection.transport.abort()
@@ -285,14 +322,14 @@ class Clients:
         requests = plain_requests(self._plan)
         pool: list[Connection] = []
         self._pools.append(pool)
-        async for due in _arrivals(rng, 1 / THINK[number % len(THINK)]):
+        async for due in _arrivals(rng, 1 / _think(number)):
             self._spawn(self._exchange("keep-alive", rng.choice(requests), due, pool))
 
     async def _sleeper(self) -> None:
         pool: list[Connection] = []
         self._pools.append(pool)
         now = asyncio.get_running_loop().time()
-        await self._exchange("sleeper", plain_requests(self._plan)[0], now, pool)
+        self._spawn(self._exchange("sleeper", plain_requests(self._plan)[0], now, pool))
 
     async def _subscriber(self, request: Request) -> None:
         """Reads a stream until it is ended, and connects again, as a browser's EventSource does."""
@@ -373,7 +410,7 @@ class Clients:
         except Lost as lost:
             exchange.ending = lost.ending
         except asyncio.CancelledError:
-            exchange.ending = Ending.TIMEOUT
+            exchange.ending = Ending.LEFT if self._is_over else Ending.TIMEOUT
             raise
         finally:
             exchange.ended = self._journal.now()

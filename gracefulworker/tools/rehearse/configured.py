@@ -13,13 +13,20 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from gracefulworker.tools.rehearse.pods import why
 
+if TYPE_CHECKING:
+    from gracefulworker.settings import Settings
+
 #: What is rehearsed when nobody names a worker class.
 DEFAULT_WORKER = "gracefulworker.gthread"
+
+#: gunicorn's settings that a reader of the result wants to know.
+SHOWN = ("workers", "threads", "keepalive", "timeout", "graceful_timeout")
 
 #: Seconds that a config file may take to run, and lines of what was said about one that cannot be.
 PATIENCE = 60.0
@@ -39,6 +46,8 @@ class Configured:
     #: Where our workers answer the readiness probe, and whether that is at an address of its own.
     ready_path: str | None = None
     probe_bind: bool = False
+    #: What a shutdown depends on, by name: gunicorn's settings and, of our workers, ours.
+    settings: dict[str, str] = field(default_factory=dict)
     trouble: str | None = None  #: why there can be no rehearsal: a sentence
 
     def command(self, app: str, options: tuple[str, ...]) -> tuple[str, ...]:
@@ -166,7 +175,24 @@ def _load() -> Configured:
         report=read is not None and read.report is not None,
         ready_path=ready_path,
         probe_bind=probe_bind,
+        settings=_shown(cfg, read if is_ours else None),
     )
+
+
+def _shown(cfg: Any, ours: Settings | None) -> dict[str, str]:
+    """The figures and switches; no path or address, which is each pod's own.
+
+    :param ours: our settings, of which the delay is shown and what is not as by default.
+    """
+    found = {name: str(cfg.settings[name].get()) for name in SHOWN}
+    for setting in fields(ours) if ours is not None else ():
+        value = getattr(ours, setting.name)
+        if not isinstance(value, (bool, float)) or "kind" not in setting.metadata:
+            continue
+        if setting.name == "delay" or value != setting.default:
+            shown = str(value) if isinstance(value, bool) else f"{value:g}"
+            found[f"graceful_{setting.name}"] = shown
+    return found
 
 
 if __name__ == "__main__":

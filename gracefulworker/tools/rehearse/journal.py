@@ -20,7 +20,7 @@ class Ending(enum.Enum):
     """How a request can end. Everything but OK and LEFT is a loss."""
 
     OK = "ok"
-    LEFT = "still open"  #: an answer without an end, which the client left when the load had ended
+    LEFT = "still open"  #: not ended when the load was (or Ctrl-C came), and left by the client
     REFUSED = "refused"
     RESET_FRESH = "reset (fresh)"  #: RST before the first byte of the answer
     RESET_REUSED = "reset (reused)"
@@ -30,6 +30,22 @@ class Ending(enum.Enum):
     TIMEOUT = "timeout"
     SERVER_ERROR = "5xx"
     WRONG = "wrong answer"  #: another status or body than before the rollout
+
+
+#: What each ending means, for whoever reads the result.
+MEANINGS = {
+    Ending.OK: "answered, as before the rollout",
+    Ending.LEFT: "not ended when the load was, and left by the client",
+    Ending.REFUSED: "no connection: nobody listened any more, or there was no endpoint",
+    Ending.RESET_FRESH: "a new connection was reset before a byte of the answer",
+    Ending.RESET_REUSED: "a connection that had been used was reset before a byte of the answer",
+    Ending.CLOSED_FRESH: "a new connection was closed before a byte of the answer",
+    Ending.CLOSED_REUSED: "a connection that had been used was closed before a byte of the answer",
+    Ending.TRUNCATED: "the answer broke off",
+    Ending.TIMEOUT: "no whole answer in time",
+    Ending.SERVER_ERROR: "an answer of 500 or more",
+    Ending.WRONG: "an answer with another status or body than before the rollout",
+}
 
 
 class Close(enum.Enum):

@@ -27,6 +27,7 @@ import sys
 from pathlib import Path
 
 from gracefulworker.tools.rehearse.pods import Place, Pod
+from gracefulworker.tools.rehearse.wire import Tls
 
 CLUSTER_IP, PORT = "10.96.0.10", 80  #: of the Service
 POD_PORT, PROBE_PORT = 8000, 8081
@@ -134,6 +135,7 @@ class KubeProxy:
     """The Service. Entering it moves this thread into the namespace of the clients, for good."""
 
     address = (CLUSTER_IP, PORT)
+    tls: Tls | None = None
 
     def __init__(self) -> None:
         self._endpoints: list[Pod] = []

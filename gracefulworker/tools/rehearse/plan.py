@@ -5,7 +5,8 @@ What may be changed here: a figure is one line. Times are in seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 Header = tuple[str, str]
 
@@ -17,6 +18,7 @@ class Plan:
     app: str
     options: tuple[str, ...] = ()  #: gunicorn's own, from the user
     command: tuple[str, ...] = ()  #: of a pod, see `Pod.start`
+    settings: tuple[tuple[str, str], ...] = ()  #: what a pod runs with, as far as is worth reading
     pre_stop: float = 0.0  #: a sleep between the pod's deletion and SIGTERM
     pods: int = 3
     lag: float = 3.0  #: from SIGTERM (or the preStop sleep's begin) to the end of the endpoint
@@ -35,4 +37,13 @@ class Plan:
     slow: str | None = None  #: a path whose answer takes its time
     stream: str | None = None  #: a path whose answer comes in pieces
     upload: str | None = None  #: a path that takes a POST
+    #: A workload that runs in a cluster, in place of pods here: context, namespace and so on.
+    cluster: Mapping[str, str] = field(default_factory=dict)
     same_body: bool = True  #: an answer that never differed before the rollout must not differ
+
+    @property
+    def asked(self) -> list[str]:
+        """Each method and path that will be asked for."""
+        gets = [f"GET {path}" for path in (self.slow, self.stream) if path]
+        posts = [f"POST {self.upload}"] if self.upload else []
+        return list(dict.fromkeys([*(f"{m} {path}" for m, path, _ in self.paths), *gets, *posts]))

@@ -277,6 +277,9 @@ class Pod:
                 self.marks.setdefault(mark, self.clock())
 
 
-def end_with_parent() -> None:
-    """In the child: stop quickly should its parent die (prctl(2)); gunicorn ends its workers."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+def end_with_parent(number: int = signal.SIGQUIT) -> None:
+    """In the child: get this signal should its parent die (prctl(2)).
+
+    At SIGQUIT gunicorn ends its workers.
+    """
+    _LIBC.prctl(_PR_SET_PDEATHSIG, number)

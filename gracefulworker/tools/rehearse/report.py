@@ -6,26 +6,62 @@ What may be changed here: the looks. Figures come from `rollout.Result` and from
 from __future__ import annotations
 
 import math
+import platform
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+import gracefulworker
+from gracefulworker.tools.rehearse import clients, journal
 from gracefulworker.tools.rehearse.clients import ENDLESS
-from gracefulworker.tools.rehearse.journal import Ending, Track
+from gracefulworker.tools.rehearse.journal import Ending, Journal, Track
+from gracefulworker.tools.rehearse.plan import Plan
 from gracefulworker.tools.rehearse.pods import Pod
 from gracefulworker.tools.rehearse.rollout import Result
+
+#: What the JSON is; the number counts changes that break a reader.
+SCHEMA = "gracefulworker-rehearsal/1"
+
+#: What the columns of a pod's end mean.
+COLUMNS = (
+    "exit: seconds after SIGTERM; overtime: seconds from the last request, or the delay's end, to"
+    " the exit; idle closed: connections closed unannounced (in brackets those idle since before"
+    " SIGTERM)"
+)
 
 #: Endings that are no losses.
 NO_LOSS = (Ending.OK.value, Ending.LEFT.value)
 
 
+class Outcome(Protocol):
+    """What came of a rollout, here or in a cluster."""
+
+    @property
+    def worker(self) -> str: ...
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def journal(self) -> Journal: ...
+    @property
+    def load(self) -> tuple[float, float]: ...
+    @property
+    def clean(self) -> bool: ...
+    def facts(self) -> list[dict[str, Any]]:
+        """What was noted of each pod."""
+        ...
+
+
 def show(console: Console, results: list[Result]) -> None:
     """Print the tables: losses by kind of client, and the end of each pod."""
-    console.print(_clients_table(results))
-    console.print(_pods_table(results))
+    console.print(clients_table(results))
+    for result in results:
+        console.print(_pods_table(result, is_last=result is results[-1]))
     for result in results:
         console.print(verdict(result))
         if line := streams(result):
@@ -37,7 +73,7 @@ def verdict(result: Result) -> Text:
     journal = result.journal
     text = f"{result.worker} lost {journal.lost} of {journal.asked} requests"
     if journal.lost:
-        text += f": {_in_words(journal.endings())}"
+        text += f": {in_words(journal.endings())}"
     killed = sum("sigkill" in pod.marks for pod in result.old_pods)
     if killed:
         text += f"; {killed} of {len(result.old_pods)} pods had to be killed"
@@ -53,7 +89,7 @@ def verdict(result: Result) -> Text:
     return Text(text + ".", style="bold green" if result.clean else "bold red")
 
 
-def streams(result: Result) -> str:
+def streams(result: Outcome) -> str:
     """One line: how the streams without an end of their own ended; empty if there were none."""
     endings = result.journal.endings(ENDLESS)
     if not endings:
@@ -71,9 +107,27 @@ def streams(result: Result) -> str:
     return f"{text}."
 
 
-def as_json(results: list[Result]) -> dict[str, Any]:
-    """Everything that was noted, times in seconds since each rollout's beginning."""
+def as_json(results: Sequence[Outcome], command: str) -> dict[str, Any]:
+    """Everything that was noted, times in seconds since each rollout's beginning.
+
+    :param command: the command line.
+    """
     return {
+        "schema": SCHEMA,
+        "made": {
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "command": command,
+            "versions": {
+                "gracefulworker": gracefulworker.__version__,
+                **_versions(results[0].plan),
+                "Python": platform.python_version(),
+                "system": f"{platform.system()} {platform.release()}",
+            },
+        },
+        "kinds": {kind: clients.MEANINGS[kind] for kind in _kinds(results)},
+        "endings": {
+            x.label: journal.MEANINGS[x.ending] for r in results for x in r.journal.exchanges()
+        },
         "plan": _plan(results[0]),
         "rollouts": [_rollout(result) for result in results],
     }
@@ -83,110 +137,106 @@ def _gate_before_endpoint(pod: Pod) -> bool:
     return pod.marks.get("gate", math.inf) < pod.marks.get("endpoint_gone", -math.inf)
 
 
-def _in_words(endings: Counter[str]) -> str:
+def in_words(endings: Counter[str]) -> str:
     return ", ".join(f"{n} {name}" for name, n in endings.most_common() if name not in NO_LOSS)
 
 
-def _statuses(result: Result, kind: str | None = None) -> str:
+def _statuses(result: Outcome, kind: str | None = None) -> str:
     return ", ".join(
         f"{n} x {status}" for status, n in sorted(result.journal.statuses(kind).items())
     )
 
 
-def _clients_table(results: list[Result]) -> Table:
+def clients_table(results: Sequence[Outcome]) -> Table:
     table = Table(title="Requests lost, by kind of client", title_justify="left")
-    table.add_column("client")
-    for result in results:
-        table.add_column(result.worker)
-    names = dict.fromkeys(x.kind for result in results for x in result.journal.exchanges())
-    for name in [*names, None]:
+    for head in ("client", *(result.worker for result in results)):
+        table.add_column(head, overflow="fold")
+    for name in [*_kinds(results), None]:
         cells = [_cell(result, name) for result in results]
         table.add_row(Text(name or "all", "" if name else "bold"), *cells, end_section=bool(name))
     return table
 
 
-def _cell(result: Result, kind: str | None) -> Text:
+def _kinds(results: Sequence[Outcome]) -> list[str]:
+    """The kinds of client that asked for anything."""
+    return list(dict.fromkeys(x.kind for r in results for x in r.journal.exchanges()))
+
+
+def _cell(result: Outcome, kind: str | None) -> Text:
     """Losses and what they were; the statuses of all, and of a kind that has others than 200."""
     endings = result.journal.endings(kind)
     lost = endings.total() - sum(endings[name] for name in NO_LOSS)
     text = Text(f"{lost} of {endings.total()}", style="red" if lost else "green")
     if lost:
-        text.append(f"\n{_in_words(endings)}", style="dim")
+        text.append(f"\n{in_words(endings)}", style="dim")
     if kind is None or result.journal.statuses(kind).keys() - {200}:
         text.append(f"\nanswers: {_statuses(result, kind) or 'none'}", style="dim")
     return text
 
 
-def _pods_table(results: list[Result]) -> Table:
-    table = Table(
-        title="The end of each pod",
-        title_justify="left",
-        caption="exit: seconds after SIGTERM; overtime: seconds from the last request, or the"
-        " delay's end, to the exit; idle closed: connections closed unannounced (in brackets"
-        " those idle since before SIGTERM)",
-        caption_justify="left",
-    )
-    table.add_column("pod", no_wrap=True)
+def _pods_table(result: Result, *, is_last: bool) -> Table:
+    table = Table(title=f"The end of each pod: {result.worker}", title_justify="left")
+    if is_last:
+        table.caption, table.caption_justify = COLUMNS, "left"
+    table.add_column("pod", overflow="fold")
     for column in ("exit", "overtime", "status", "SIGKILL", "idle closed"):
-        table.add_column(column, justify="right")
-    for result in results:
-        for pod in result.old_pods:
-            told, asleep = result.idle_closes(pod)
-            table.add_row(
-                f"{result.worker}, {pod.name}",
-                f"{pod.marks['exit'] - pod.marks['sigterm']:.2f}",
-                f"{result.overtime(pod):.2f}",
-                str(pod.status),
-                "needed" if "sigkill" in pod.marks else "no",
-                f"{len(told)} ({len(asleep)})",
-                end_section=pod is result.old_pods[-1],
-            )
+        table.add_column(column, justify="right", no_wrap=True)
+    for pod in result.old_pods:
+        told, asleep = result.idle_closes(pod)
+        table.add_row(
+            pod.name,
+            f"{pod.marks['exit'] - pod.marks['sigterm']:.2f}",
+            f"{result.overtime(pod):.2f}",
+            str(pod.status),
+            "needed" if "sigkill" in pod.marks else "no",
+            f"{len(told)} ({len(asleep)})",
+        )
     return table
 
 
-def _plan(result: Result) -> dict[str, Any]:
+def _versions(plan: Plan) -> dict[str, str]:
+    """Of what the requests were answered by, as far as that is known."""
+    if plan.cluster:
+        return {}
+    return {"gunicorn": metadata.version("gunicorn")}
+
+
+def _plan(result: Outcome) -> dict[str, Any]:
     plan = result.plan
+    if plan.cluster:
+        own: dict[str, Any] = {"cluster": dict(plan.cluster)}
+    else:
+        own = {"options": list(plan.options), "lag": plan.lag, "grace": plan.grace}
     return {
         "app": plan.app,
-        "options": list(plan.options),
         "pods": plan.pods,
-        "lag": plan.lag,
-        "grace": plan.grace,
+        **own,
+        "warm_up": plan.warm_up,
         "seed": plan.seed,
         "rate": plan.rate,
         "connections": plan.connections,
-        "requests": [f"{method} {path}" for method, path, _ in plan.paths],
+        "idle_limit": plan.idle_limit,
+        "timeout": plan.timeout,
+        "requests": plan.asked,
         # Their values may be secrets.
         "headers": [name for name, _ in plan.headers],
     }
 
 
-def _rollout(result: Result) -> dict[str, Any]:
+def _rollout(result: Outcome) -> dict[str, Any]:
     journal = result.journal
     return {
         "worker": result.worker,
+        "settings": dict(result.plan.settings),
         "load": result.load,
         "asked": journal.asked,
         "lost": journal.lost,
         "clean": result.clean,
         "endings": dict(journal.endings()),
         "statuses": {str(status): n for status, n in sorted(journal.statuses().items())},
-        "pods": [_pod(result, pod) for pod in result.pods],
+        "pods": result.facts(),
         "connections": [_track(track) for track in journal.tracks],
     }
-
-
-def _pod(result: Result, pod: Pod) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": pod.name, "marks": pod.marks, "log": pod.log}
-    if pod in result.old_pods:
-        told, asleep = result.idle_closes(pod)
-        found.update(
-            status=pod.status,
-            overtime=result.overtime(pod),
-            idle_closed=len(told),
-            idle_closed_asleep=len(asleep),
-        )
-    return found
 
 
 def _track(track: Track) -> dict[str, Any]:

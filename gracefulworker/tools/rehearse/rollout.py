@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from gracefulworker.tools.rehearse import wire
 from gracefulworker.tools.rehearse.clients import Broken, Clients, Unusable
@@ -79,7 +79,7 @@ class Result:
     def overtime(self, pod: Pod) -> float:
         """Seconds from the last active request, or the end of the delay, to the exit."""
         since = max(self.journal.last_active(pod.name), pod.marks.get("gate", pod.marks["sigterm"]))
-        return pod.marks["exit"] - since
+        return max(0.0, pod.marks["exit"] - since)
 
     def idle_closes(self, pod: Pod) -> tuple[list[Track], list[Track]]:
         """Idle connections that it closed unannounced after its SIGTERM.
@@ -91,6 +91,22 @@ class Result:
         closed = self.journal.idle_closes(pod.name, pod.marks["sigterm"])
         asleep = [track for track in closed if slept_through(track, told)]
         return [track for track in closed if track not in asleep], asleep
+
+    def facts(self) -> list[dict[str, Any]]:
+        """What was noted of each pod, for JSON."""
+        return [self._facts(pod) for pod in self.pods]
+
+    def _facts(self, pod: Pod) -> dict[str, Any]:
+        found: dict[str, Any] = {"name": pod.name, "marks": pod.marks, "log": pod.log}
+        if pod in self.old_pods:
+            told, asleep = self.idle_closes(pod)
+            found.update(
+                status=pod.status,
+                overtime=self.overtime(pod),
+                idle_closed=len(told),
+                idle_closed_asleep=len(asleep),
+            )
+        return found
 
     @property
     def clean(self) -> bool:
@@ -135,7 +151,9 @@ class _Rollout:
         for pod in pods:
             await self._ready(pod)
         try:
-            reservations = await self.clients.learn([pod.place.address for pod in pods])
+            reservations = await self.clients.learn(
+                [wire.Direct(pod.place.address) for pod in pods]
+            )
         except Broken as broken:
             told = next(pod for pod in pods if pod.place.address == broken.address)
             raise Unusable(f"{broken}{told.last_words()}") from None

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import re
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -25,10 +26,19 @@ from gracefulworker.tools.rehearse.plan import Header
 NOBODY_THERE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
+@dataclass(frozen=True)
+class Tls:
+    """How a connection is encrypted, and whose certificate is expected."""
+
+    context: ssl.SSLContext
+    host: str
+
+
 class Service(Protocol):
     """What a client sees of a Service."""
 
     address: tuple[str, int]
+    tls: Tls | None
 
     def refused(self, port: int) -> bool:
         """Whether the pod that was chosen for the client on `port` refused the connection."""
@@ -36,9 +46,10 @@ class Service(Protocol):
 
 @dataclass
 class Direct:
-    """A server without a Service in front of it."""
+    """A server without a Service in front of it, or behind one that is not ours."""
 
     address: tuple[str, int]
+    tls: Tls | None = None
 
     def refused(self, port: int) -> bool:
         return False  # the kernel refuses what is refused
@@ -132,10 +143,18 @@ class Connection(asyncio.Protocol):
         :raises OSError: this machine has no room for it, which is nobody's loss.
         """
         loop = asyncio.get_running_loop()
+        tls = service.tls
         try:
             _, connection = await loop.create_connection(
-                lambda: cls(track, journal, service), *service.address
+                lambda: cls(track, journal, service),
+                *service.address,
+                ssl=tls.context if tls else None,
+                server_hostname=tls.host if tls else None,
             )
+        except ssl.SSLCertVerificationError:
+            raise
+        except ssl.SSLError:
+            raise Lost(Ending.CLOSED_FRESH) from None  # in the handshake
         except ConnectionResetError:
             raise Lost(Ending.RESET_FRESH) from None
         except TimeoutError:
@@ -161,7 +180,8 @@ class Connection(asyncio.Protocol):
         self.gone = True
         self._http.receive_data(b"")
         self._ended(Close.UNANNOUNCED)
-        return True  # what is being sent is not cut short
+        # What is being sent is not cut short; TLS ends both ways at once.
+        return self.service.tls is None
 
     def connection_lost(self, error: Exception | None) -> None:
         self.gone = True
