@@ -1,11 +1,11 @@
 """What a user may set, where it is read from, and how it is fitted into the platform's time.
 
-What may be changed here: a setting is one line, a field of `Settings` with a kind in its
-metadata; its name is ``graceful_`` and the field's name, and `TABLE`, the environment, the bounds
-and the spelling checks all follow from that line. Bounds and words belong to the kinds
-(`Seconds`, `Switch`, `Path` and so on). Each `SettingsError` is one sentence with the setting as
-the user wrote it, the value and the fix, because it is the last thing that the user sees before the
-exit.
+What may be changed here: a setting is one line, a field of `Settings` with a kind in its metadata;
+its name is ``graceful_`` and the field's name, and `TABLE`, the environment, the bounds, the
+spelling checks and, with the comment above it, docs/settings.md all follow from that line. Bounds
+and words belong to the kinds (`Seconds`, `Switch`, `Path` and so on). Each `SettingsError` is one
+sentence with the setting as the user wrote it, the value and the fix, because it is the last thing
+that the user sees before the exit.
 
 Settings are plain names in gunicorn's config file, or environment variables of the same name in
 capitals. The environment wins, as gunicorn's command line wins over its file.
@@ -233,12 +233,18 @@ class Function:
 class Settings:
     """What was set, fitted into the time that the platform gives. Times are in seconds."""
 
+    #: Everything is served as before for so long after SIGTERM: a little longer than your load
+    #: balancer takes to hear of a leaving pod. [How
+    #: long?](operations.md#how-long-should-the-delay-be)
     delay: float = field(
         default=5.0,
         metadata={"kind": Seconds("how long LAME_DUCK lasts; 0 = none; always 0 with --reload")},
     )
     #: What is in flight after the delay may take this long: gunicorn's graceful_timeout, fitted.
     finish: float
+    #: In Kubernetes `terminationGracePeriodSeconds`, less any `preStop` sleep. The delay,
+    #: gunicorn's `graceful_timeout` and 1 s for the exit are [fitted into
+    #: it](shutdown.md#the-plan).
     kill_after: float | None = field(
         default=None,
         metadata={"kind": Seconds("what the platform gives from SIGTERM to SIGKILL")},
@@ -246,68 +252,90 @@ class Settings:
     #: What `delay` and `finish` were fitted into: `kill_after`, or `ASSUMED_PERIOD`, or None when
     #: nothing was assumed.
     period: float | None
+    #: A connection that has not sent a byte by then counts as idle.
     first_byte: float = field(
         default=2.0,
         metadata={"kind": Seconds("how long a connection may take to its first byte at the end")},
     )
+    #: For a request that may be on its way over a long round trip.
     idle: float = field(
         default=0.0,
         metadata={"kind": Seconds("how long after the delay an idle connection is still kept")},
     )
+    #: At HUP and at `max_requests`. 0 = as stock: leave first, boot afterwards, for an application
+    #: that holds a port or a lock.
     overlap: float = field(
         default=10.0,
         metadata={"kind": Seconds("how long old workers serve on while the new ones boot")},
     )
+    #: Fly.io and Nomad send SIGINT.
     sigint: bool = field(
         default=False,
         metadata={"kind": Switch("SIGINT begins the same shutdown as SIGTERM")},
     )
+    #: Nobody has sent a request or made a connection; never later than `graceful_delay`.
     quiet: float = field(
         default=0.0,
         metadata={"kind": Seconds("ends LAME_DUCK after so long without newcomers; 0 = off")},
     )
+    #: [The figures](operations.md#the-report). A regular file is replaced; a device, a pipe or
+    #: /dev/stdout is written into. A name that ends in `.prom` gets
+    #: [Prometheus' text format](operations.md#prometheus).
     report: str | None = field(
         default=None,
         metadata={
             "kind": FileName("where the last line's figures are written: JSON, or FILE.prom")
         },
     )
+    #: In [your code](code.md#functions-of-yours).
     on_lame_duck: Callable[..., object] | None = field(
         default=None,
         metadata={"kind": Function("called when LAME_DUCK begins", "server")},
     )
+    #: In [your code](code.md#functions-of-yours), with the figures of the last line.
     on_drained: Callable[..., object] | None = field(
         default=None,
         metadata={"kind": Function("called when all workers have gone", "server, report")},
     )
+    #: On your own port, before the application sees it: [probes](probes.md).
     readiness_path: str | None = field(
         default=None,
         metadata={"kind": Path("where workers answer the readiness probe")},
     )
+    #: On your own port, before the application sees it: [probes](probes.md).
     liveness_path: str | None = field(
         default=None,
         metadata={"kind": Path("where workers answer the liveness probe")},
     )
+    #: By the main process. The paths there are `/ready` and `/live` unless set:
+    #: [probes](probes.md).
     probe_bind: HostPort | None = field(
         default=None,
         metadata={"kind": Address("where both are answered also while every worker is busy")},
     )
+    #: A function of the config file; it may return False, or a reason, to be not ready.
     readiness_check: Callable[..., object] | None = field(
         default=None,
         metadata={"kind": Function("whether a service that has booted is ready", "")},
     )
+    #: For balancers that probe the pod themselves (ALB, GKE NEG, HAProxy, Nomad), and for
+    #: [restarts in place](probes.md#a-restart-in-place).
     unready: bool = field(
         default=False,
         metadata={"kind": Switch("readiness answers 503 from SIGTERM on")},
     )
+    #: Those that workers answer.
     probe_log: bool = field(
         default=False,
         metadata={"kind": Switch("probes appear in the access log")},
     )
+    #: Such as `["/", "/login"]`; one that fails, fails the boot: [probes](probes.md).
     warmup: tuple[str, ...] = field(
         default=(),
         metadata={"kind": Requests("what each worker asks its application before it serves")},
     )
+    #: False for endless threads that nobody can change: [your
+    #: code](code.md#threads-executors-atexit).
     threads: bool = field(
         default=True,
         metadata={"kind": Switch("the exit waits for threads and executors, as Python does")},

@@ -2,6 +2,9 @@
 
 import os
 
+# With this line plain `-k gracefulworker` is known, too.
+import gracefulworker
+
 # The one line that this example is about.
 worker_class = "gracefulworker.gthread"
 

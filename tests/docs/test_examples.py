@@ -77,7 +77,7 @@ def test_a_probe_of_any_host_is_answered_before_django(example, request):
 
 
 def test_the_other_routes(example):
-    server = example("gracefulworker.gthread")
+    server = example("gracefulworker")  # their configuration files import it, so it is known
     body = 300_000 * b"x"
     uploaded = server.fetch("/upload", method="POST", body=body)
     assert hashlib.sha256(body).hexdigest().encode() in uploaded.body

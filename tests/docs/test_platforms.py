@@ -8,6 +8,7 @@ unit/test_pid1.py, and process managers, agents and nginx in integrations.
 from __future__ import annotations
 
 import configparser
+import re
 import shlex
 import shutil
 import signal
@@ -122,6 +123,15 @@ def test_the_other_waits_are_long_enough():
     environment = {name: value.strip('"') for name, value in pairs}
     assert needed(environment) <= float(web["stopwaitsecs"])
 
-    sidecar, app = yaml.safe_load(block(PAGE, "yaml", "preStop"))["containers"]
-    sleep = float(sidecar["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert sleep < float(app["env"][0]["value"])
+    sidecar, app = yaml.safe_load(block(PAGE, "yaml", '["sleep", "5"]'))["containers"]
+    assert quits_after(sidecar) < float(app["env"][0]["value"])
+
+    pod = yaml.safe_load(block(PAGE, "yaml", "restartPolicy: Always"))
+    (sidecar,), (app,) = pod["initContainers"], pod["containers"]
+    assert quits_after(sidecar) < float(app["env"][0]["value"])
+
+
+def quits_after(container):
+    """Seconds, the first figure among the words of its preStop hook."""
+    words = " ".join(container["lifecycle"]["preStop"]["exec"]["command"])
+    return float(re.findall(r"\d+", words)[0])

@@ -1,4 +1,4 @@
-"""What README.md and docs/*.md show, for tests that hold it in step with the code."""
+"""What README.md, docs/*.md and others show, for tests that hold it in step with the code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("examples/*/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")])
 
 
 @dataclass(frozen=True)

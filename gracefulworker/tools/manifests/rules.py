@@ -6,7 +6,8 @@ value that comes from a Secret, a config file that was not given) is no mistake.
 ``error`` when gunicorn does not start or cannot stop in the way that the files say, whatever the
 traffic; ``warning`` when it costs something else, or only with some traffic or in surroundings that
 the files do not show. The fixes of one server's findings must fit each other. What may be changed
-here: rules, and the figures at the top; each rule has a row in docs/check.md, and a file with just
+here: rules, and the figures at the top. A rule's docstring is its section in docs/check.md (`python
+tests/docs/generated.py` writes it): the mistake, "Clients:" and "Fix:". Each has a file with just
 that mistake among the tests.
 """
 
@@ -239,7 +240,15 @@ def budget(server: Server) -> Budget | None:
 
 @rule("grace-period")
 def grace_period(server: Server) -> Iterator[Mistake]:
-    """preStop, delay and graceful_timeout together are longer than the period."""
+    """preStop, delay and graceful_timeout together are longer than the period.
+
+    The period is the platform's: `terminationGracePeriodSeconds`, `stop_grace_period`,
+    `stopTimeout`, `TimeoutStopSec`, `stopwaitsecs`, `kill_timeout`, Cloud Run's 10 s; and 1 s
+    is for the exit.
+
+    Clients: slow requests are cut by SIGKILL, without an answer and without a log line.
+    Fix: a longer period; `GRACEFUL_KILL_AFTER`; no preStop.
+    """
     sums = budget(server)
     if sums is None or sums.fits:
         return
@@ -262,7 +271,12 @@ def grace_period(server: Server) -> Iterator[Mistake]:
 
 @rule("prestop-sleep")
 def prestop(server: Server) -> Iterator[Mistake]:
-    """A preStop sleep before a gunicorn that has a delay of its own."""
+    """A preStop sleep before a gunicorn that has a delay of its own.
+
+    Clients: a warning when all fits: each pod takes longer to go. An error when it does not:
+    slow requests are cut by SIGKILL.
+    Fix: remove the preStop.
+    """
     sums = budget(server)
     if server.container is None or sums is None or not sums.is_needless_hook:
         return
@@ -298,7 +312,17 @@ def _planned(server: Server, sums: Budget | None) -> float:
 
 @rule("sigterm-lost")
 def sigterm_lost(server: Server) -> Iterator[Mistake]:
-    """A shell stays above gunicorn and keeps SIGTERM to itself, or another signal is sent."""
+    """A shell stays above gunicorn and keeps SIGTERM to itself, or another signal is sent.
+
+    Shell form, `sh -c` without `exec`, a script without `exec`, a pipeline, the background, a
+    trap that does not pass SIGTERM on or does not wait; `--daemon` in a container;
+    `STOPSIGNAL`, `KillSignal`, Fly.io's SIGINT.
+
+    Clients: a shell as PID 1: nobody notices for as long as the period lasts, then SIGKILL
+    cuts each request that takes longer; each pod takes that long to go. A shell below an init,
+    supervisord or systemd (`KillMode=mixed`): everything is cut at once.
+    Fix: `exec gunicorn ...`, or the exec form.
+    """
     stop = server.stop
     to_all = stop is not None and stop.to == "all"
     if server.launch.holder is not None and not to_all:
@@ -373,7 +397,14 @@ def _other_signals(server: Server) -> Iterator[Mistake]:
 
 @rule("keep-alive")
 def keep_alive(server: Server) -> Iterator[Mistake]:
-    """gunicorn closes idle connections before the balancer in front does."""
+    """gunicorn closes idle connections before the balancer in front does.
+
+    ALB and nginx keep them for 60 s, Traefik 90 s, Google 600 s; for a Procfile it is Heroku's
+    router, 90 s.
+
+    Clients: a 502 now and then, at any time.
+    Fix: `--keep-alive 65` (or 95, 605).
+    """
     worker = server.worker
     if worker is None or not server.knows("keepalive"):
         return
@@ -464,7 +495,11 @@ def _port_of_address(address: str) -> int | None:
 
 @rule("liveness-window")
 def liveness_window(server: Server) -> Iterator[Mistake]:
-    """The liveness probe gives up before gunicorn's timeout, or before the boot is over."""
+    """The liveness probe gives up before gunicorn's timeout, or before the boot is over.
+
+    Clients: the whole pod is restarted when workers are busy; or over and over at its start.
+    Fix: a higher `failureThreshold`; a `startupProbe`.
+    """
     if server.container is None:
         return
     node = server.container.node
@@ -505,7 +540,11 @@ def liveness_window(server: Server) -> Iterator[Mistake]:
 
 @rule("liveness-is-readiness")
 def liveness_is_readiness(server: Server) -> Iterator[Mistake]:
-    """One handler for both probes, and a second to answer in: busy counts as dead."""
+    """One handler for both probes, and a second to answer in: busy counts as dead.
+
+    Clients: restarts under load.
+    Fix: `timeoutSeconds: 5` and more patience, or no liveness probe.
+    """
     if server.container is None:
         return
     liveness = server.container.node["livenessProbe"]
@@ -533,7 +572,14 @@ def liveness_is_readiness(server: Server) -> Iterator[Mistake]:
 
 @rule("readiness-probe")
 def readiness_probe(server: Server) -> Iterator[Mistake]:
-    """No readiness probe, one that is green while nobody accepts, or one that nobody answers."""
+    """No readiness probe, one that is green while nobody accepts, or one that nobody answers.
+
+    Neither for gunicorn nor for a proxy in front of it; a `tcpSocket`; or a port or path that
+    nobody answers.
+
+    Clients: refused or waiting requests at each deploy; or a pod that is never ready.
+    Fix: `httpGet` on a path of the application.
+    """
     if server.container is None:
         return
     node = server.container.node
@@ -621,7 +667,11 @@ def _unanswered(server: Server, name: str, get: Node) -> Iterator[Mistake]:
 
 @rule("graceful-timeout")
 def graceful_timeout(server: Server) -> Iterator[Mistake]:
-    """A graceful_timeout that was chosen, and a period that was forgotten or is just as long."""
+    """A graceful_timeout that was chosen, and a period that was forgotten or is just as long.
+
+    Clients: slow requests are cut by SIGKILL, without an answer and without a log line.
+    Fix: the period that the finding names.
+    """
     sums = budget(server)
     if sums is None or sums.fits:
         return
@@ -642,7 +692,13 @@ def graceful_timeout(server: Server) -> Iterator[Mistake]:
 
 @rule("options")
 def options(server: Server) -> Iterator[Mistake]:
-    """Options that are misspelt, doubled, without effect or refused."""
+    """Options that are misspelt, doubled, without effect or refused.
+
+    Also a worker class of ours that does not exist, and settings of ours likewise.
+
+    Clients: no start; or another behaviour than was meant.
+    Fix: as the finding says.
+    """
     ignored = "the service does not run, or stop, as it was meant to"
     refused = "gunicorn does not start: the deploy hangs, or the service is down"
     for source, is_fatal, sentence in server.read.mistakes:
@@ -742,7 +798,16 @@ def _is_proxy(node: Node) -> bool:
 
 @rule("sidecar")
 def sidecar(server: Server) -> Iterator[Mistake]:
-    """A proxy in the same pod that stops before gunicorn, or goes on without it."""
+    """A proxy in the same pod that stops before gunicorn, or goes on without it.
+
+    The Service points to it, or it is nginx, Envoy, HAProxy and the like, or Istio's; and it
+    stops more than 2 s before gunicorn.
+
+    Clients: refused at each deploy, although gunicorn still serves; or 502, since gunicorn has
+    gone.
+    Fix: a preStop sleep for it, and a delay that is 2 s longer. For nginx as a native sidecar the
+    sleep ends with `kill -QUIT 1`: by itself it is told to stop when gunicorn has gone.
+    """
     delay, finish, presleep = server.delay, server.finish, server.presleep()
     if server.pod is None or server.container is None or delay is None or presleep is None:
         return
@@ -815,7 +880,11 @@ def _istio(server: Server, pod: Pod, needed: float) -> Iterator[Mistake]:
 
 @rule("unready")
 def unready(server: Server) -> Iterator[Mistake]:
-    """graceful_unready behind kube-proxy, which does not need it and falls back on ready pods."""
+    """graceful_unready behind kube-proxy, which does not need it and falls back on ready pods.
+
+    Clients: refused when all pods leave at once.
+    Fix: remove it, unless containers are often restarted in place: of that only readiness tells.
+    """
     if server.pod is None or not server.is_unready or not server.is_delayed:
         return
     services = server.cluster.services_of(server.pod)
@@ -841,7 +910,11 @@ def unready(server: Server) -> Iterator[Mistake]:
 
 @rule("no-delay")
 def no_delay(server: Server) -> Iterator[Mistake]:
-    """Nothing waits for the balancer, neither gunicorn nor a preStop hook."""
+    """Nothing waits for the balancer, neither gunicorn nor a preStop hook.
+
+    Clients: 502 for some seconds at each deploy.
+    Fix: `-k gracefulworker.gthread`.
+    """
     if server.pod is None and not server.is_procfile:
         return  # a Dockerfile does not say what will stop it; other platforms stop sending first
     if server.delay != 0 or server.presleep() != 0:
@@ -883,7 +956,14 @@ def _our_worker(server: Server) -> str:
 
 @rule("short-delay")
 def short_delay(server: Server) -> Iterator[Mistake]:
-    """A delay that is long enough for kube-proxy, and an AWS balancer that needs more."""
+    """A delay that is long enough for kube-proxy, and an AWS balancer that needs more.
+
+    Less than 20 s, behind an ALB or NLB whose targets are the pods themselves (`target-type:
+    ip`).
+
+    Clients: 502 for up to a minute at each deploy.
+    Fix: `GRACEFUL_DELAY=60`, and a period that holds it.
+    """
     delay, presleep, targets = server.delay, server.presleep(), _targets(server)
     if targets is None or delay is None or presleep is None:
         return
@@ -934,7 +1014,11 @@ def _targets(server: Server) -> str | None:
 
 @rule("recreate")
 def recreate(server: Server) -> Iterator[Mistake]:
-    """The strategy Recreate: a choice, with a cost that no setting of gunicorn's takes away."""
+    """The strategy Recreate: a choice, with a cost that no setting of gunicorn's takes away.
+
+    Clients: nobody is served from the end of the old pods to the start of the new ones.
+    Fix: RollingUpdate, where two versions can run side by side.
+    """
     if server.pod is None:
         return
     strategy = server.pod.workload["spec"]["strategy"]["type"]
