@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -48,6 +48,8 @@ from gracefulworker.workers.uvicorn_protocols import (
     Message,
     Task,
     Tasks,
+    WatchedTasks,
+    cycle_class,
     has_begun,
     is_open,
     module_of_cycles,
@@ -73,7 +75,10 @@ class Server(server.Server):
     def __init__(self, config: Any, worker: UvicornWorker) -> None:
         super().__init__(config)
         self.worker = worker
-        self.server_state.tasks = worker.tasks  # type: ignore[assignment]
+        #: requests after which the worker is to be recycled; with jitter since uvicorn 0.38
+        self.limit: int | None = getattr(self, "limit_max_requests", config.limit_max_requests)
+        config.limit_max_requests = self.limit_max_requests = None
+        self.server_state.tasks = worker.tasks
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -85,7 +90,7 @@ class Server(server.Server):
         self.lifespan.state.update(asgi.STATE)
         await super().startup(sockets=[])
         if self.started:
-            await self.worker.open(self)
+            await self.worker.open(self.lifespan.state)
 
     async def main_loop(self) -> None:
         """Server.main_loop ticks on, until the worker has drained."""
@@ -101,13 +106,12 @@ class Server(server.Server):
             overseeing.cancel()
 
     async def on_tick(self, counter: int) -> bool:
-        """Server.on_tick: its True (max_requests) asks the arbiter for a turn."""
-        if await super().on_tick(counter):
-            self.should_exit = False
-            self.config.limit_max_requests = None
-            self.limit_max_requests = None
+        """Server.on_tick, ten times a second: with max_requests it ends the server."""
+        self.worker.note_tasks()
+        if self.limit is not None and self.server_state.total_requests >= self.limit:
+            self.limit = None
             self.worker.ask_to_retire()
-        return False
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
         """Server.shutdown, of which the lifespan's is left to be done."""
@@ -149,16 +153,22 @@ class UvicornWorker(GracefulWorker, StockWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.servers: list[Any] = []  #: the event loop's own, which accept before SIGTERM
+        #: the event loop's own, which accept before SIGTERM, and their descriptors
+        self.servers: list[tuple[asyncio.AbstractServer, int]] = []
         self.listening: set[seam.Listener] = set()  #: from which we accept
         #: connections that are being made, which takes as long as a handshake; since when (ns)
+        self.retired: list[int] = []  #: not empty: this worker stops while the service goes on
+        #: since when there are tasks, as far as `note_tasks` has seen them (monotonic seconds)
+        self.began: dict[Task, float] = {}
+        self.noted_at = 0.0
         self.arrivals: dict[Task, int] = {}
         self.pause = accepting.Pause(self)
         self.probers: set[Task] = set()
         self.is_leaving = False  #: the lifespan's shutdown has begun
         self.cycles: Any = None  #: uvicorn's module that makes them
         if self.supervisor is not None:
-            self.tasks = Tasks(self)
+            self.tasks = Tasks()
+            self.tasks.worker = self
 
     def wrap(self) -> None:
         """What is put before the application waits for uvicorn to load it: see `_serve`."""
@@ -196,7 +206,7 @@ class UvicornWorker(GracefulWorker, StockWorker):
         config = self.config
         self.cycles = module_of_cycles(config.http_protocol_class)
         self.stock_cycle = self.cycles.RequestResponseCycle
-        self.cycles.RequestResponseCycle = ours(Cycle, self.stock_cycle, self)
+        self.cycles.RequestResponseCycle = cycle_class(self.stock_cycle, self)
         config.http_protocol_class = ours(Connection, config.http_protocol_class, self)
         if config.ws_protocol_class is not None:
             config.ws_protocol_class = ours(Closing, config.ws_protocol_class, self)
@@ -205,12 +215,12 @@ class UvicornWorker(GracefulWorker, StockWorker):
         """UvicornWorker.run; the boot is over only when the lifespan has started."""
         super(GracefulWorker, self).run()
 
-    async def open(self, server: Server) -> None:
+    async def open(self, state: dict[str, Any]) -> None:
         """The application's startup is over: warm it up, and listen.
 
+        :param state: the lifespan's.
         :raises SystemExit: it is not fit to serve.
         """
-        state = server.lifespan.state
         if not self.cfg.reload:
             try:
                 await asgi.warm_up(self.config.loaded_app, state, self.settings.warmup, self.log)
@@ -222,7 +232,7 @@ class UvicornWorker(GracefulWorker, StockWorker):
         self.make = partial(
             self.config.http_protocol_class,
             config=self.config,
-            server_state=server.server_state,
+            server_state=self.server.server_state,
             app_state=state,
         )
         for listener in self.sockets:
@@ -233,9 +243,8 @@ class UvicornWorker(GracefulWorker, StockWorker):
             else:
                 own = socket.socket(fileno=os.dup(listener.fileno()))
                 backlog = self.config.backlog
-                self.servers.append(
-                    await self.loop.create_server(self.make, sock=own, backlog=backlog)
-                )
+                loops_own = await self.loop.create_server(self.make, sock=own, backlog=backlog)
+                self.servers.append((loops_own, own.fileno()))
 
     # Accepting
 
@@ -250,14 +259,15 @@ class UvicornWorker(GracefulWorker, StockWorker):
 
     async def take_over(self) -> None:
         """From SIGTERM on we accept: out of descriptors, uvloop closes whom it has accepted."""
-        for one in self.servers:
-            one.close()
-        self.servers = []
+        servers, self.servers = self.servers, []
+        for _, fd in servers:
+            self.loop.remove_reader(fd)  # asyncio's; what it has accepted still needs its server
         for listener in self.sockets:
-            if not self.pause.lasts():
-                self.listen(listener)
+            self.listen(listener)
         for _ in range(TURNS):
             await asyncio.sleep(0)
+        for one, _ in servers:
+            one.close()
 
     def on_connections(self, listener: seam.Listener) -> None:
         for _ in range(AT_ONCE):
@@ -307,6 +317,10 @@ class UvicornWorker(GracefulWorker, StockWorker):
 
     # Orders
 
+    def retire(self) -> None:
+        super().retire()
+        self.retired.append(1)
+
     async def oversee(self) -> None:
         """Look at the page whenever there is something to see, until the worker has drained."""
         self.loop.add_reader(self.PIPE[0], self.on_pipe)
@@ -320,8 +334,10 @@ class UvicornWorker(GracefulWorker, StockWorker):
             self.look()
             if self.lingerer:
                 self.lingerer.sweep()
-            if self.servers and self.stopping():
-                await self.take_over()
+            if self.stopping():
+                self.watch_tasks()
+                if self.servers:
+                    await self.take_over()
             if self.is_draining():
                 await self.drain()
             if self._running:
@@ -486,8 +502,34 @@ class UvicornWorker(GracefulWorker, StockWorker):
     def holds_requests(self) -> bool:
         return bool(self.tasks)
 
+    def note_tasks(self) -> None:
+        """Ten times a second, which costs less than to note the time of each request."""
+        now = self.noted_at = time.monotonic()
+        if self.tasks or self.began:
+            self.began = {task: self.began.get(task, now) for task in self.tasks}
+
+    def watch_tasks(self) -> None:
+        """From SIGTERM on each request is known as it begins and as it ends."""
+        if type(self.tasks) is Tasks:
+            self.tasks.__class__ = WatchedTasks
+            for task in self.tasks:
+                task.add_done_callback(self.ended)
+            self.count_in_flight()
+
+    def count_in_flight(self) -> None:
+        self.gauge(len(self.tasks) - len(self.probers))
+
     def tell_websockets(self) -> None:
-        """Not from the deadline's thread: see `tell_open_websockets`."""
+        """In the deadline's thread: `tell_open_websockets` tells them, in the event loop.
+
+        If that is blocked, it cannot count what it has, either.
+        """
+        self.count_in_flight()
+
+    def turn_away(self, speak: Callable[[Any], bool]) -> int:
+        """Those that wait while something blocks the event loop: in the queue, and unread."""
+        waiting = [raw(one) for one in self.waiting()]
+        return self.turn_away_queue(speak, waiting)
 
     def begun(self, task: Task) -> None:
         """From SIGTERM on: a task of uvicorn's has a request."""
@@ -496,12 +538,12 @@ class UvicornWorker(GracefulWorker, StockWorker):
             one.is_probe = True
             self.probers.add(task)
             self.discount_probe()
-            self.gauge(len(self.tasks) - len(self.probers))
+        self.count_in_flight()
 
     def ended(self, task: Task) -> None:
         """From SIGTERM on."""
         self.probers.discard(task)
-        self.gauge(len(self.tasks) - len(self.probers))
+        self.count_in_flight()
         self.changed.set()
 
     def is_probed(self, cycle: Any) -> None:

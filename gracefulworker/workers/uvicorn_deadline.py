@@ -51,6 +51,8 @@ class LoopWorker(DeadlineWorker, Protocol):
     tasks: Tasks
     loop: asyncio.AbstractEventLoop
     is_leaving: bool
+    began: dict[Task, float]
+    noted_at: float
     connections: set[Any]
     claims: dict[Any, Any]
 
@@ -86,16 +88,17 @@ class UvicornDeadline(Deadline):
 
     def _answer(self, write: Callable[[Any, bytes], bool]) -> Iterator[Left]:
         seen = set()
-        for task, began in list(self.worker.tasks.items()):
+        worker = self.worker
+        for task in list(worker.tasks):
             one = subject(task)
             if one is None:
                 continue  # it is over
             seen.add(one)
             ending = self._end_one(one, write)
-            scope = one.scope
-            method = scope.get("method", "GET")
-            yield Left(ending, f"{printable(method)} {printable(scope['path'])}", began, task)
-        for one in list(self.worker.connections):
+            began = worker.began.get(task, worker.noted_at)
+            method = one.scope.get("method", "GET")
+            yield Left(ending, f"{printable(method)} {printable(one.scope['path'])}", began, task)
+        for one in list(worker.connections):
             cycle = getattr(one, "cycle", None)
             if isinstance(one, Connection) and cycle is not None and cycle not in seen:
                 if cycle.response_complete and one.transport.get_write_buffer_size():
@@ -123,7 +126,7 @@ class UvicornDeadline(Deadline):
                 words = TO_HEAD if cycle.scope["method"] == "HEAD" else LAST_WORDS
                 return "503" if write(cycle.transport, words) else "closed"
         if cycle.response_complete and not cycle.transport.get_write_buffer_size():
-            with contextlib.suppress(OSError):  # it has been closed
+            with contextlib.suppress(OSError, ValueError):  # it has been closed
                 self._half_close(self._raw(client(cycle.transport)))
             return AFTER
         if cycle.scope["http_version"] == "1.0" and not getattr(cycle, "chunked_encoding", False):
@@ -212,15 +215,22 @@ def suspended(awaitable: Any) -> list[FrameType]:
 
 
 def child_of(frames: list[FrameType], awaited: Any, seen: set[Any]) -> Task | None:
-    """A task that is waited for: itself, or one of a task group of these frames'."""
+    """A task that is waited for: itself, or one of several; rather not one that only listens."""
     groups = [awaited] if isinstance(awaited, asyncio.Task) else []
     groups += getattr(awaited, "_children", ())  # asyncio.gather's
     for frame in reversed(frames):
+        if frame.f_code is asyncio.wait.__code__:
+            groups += frame.f_locals["fs"]
         for value in frame.f_locals.values():
             tasks = getattr(value, "_tasks", None)  # asyncio's and anyio's TaskGroup
             groups += tasks if isinstance(tasks, set) else ()
-    living = (one for one in groups if isinstance(one, asyncio.Task) and not one.done())
-    return next((one for one in living if one not in seen), None)
+    living = [one for one in groups if isinstance(one, asyncio.Task) and not one.done()]
+    return next((one for one in sorted(living, key=listens) if one not in seen), None)
+
+
+def listens(task: Task) -> bool:
+    """Whether a task waits for what its client says, as a framework's beside the work does."""
+    return any(frame.f_code.co_name == "receive" for frame in suspended(task.get_coro()))
 
 
 def thread_of(awaited: Any, besides: set[int]) -> int | None:

@@ -15,8 +15,9 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
-from time import monotonic
 from typing import Any, Protocol
+
+from gracefulworker.shared.page import Page
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -29,9 +30,9 @@ Task = asyncio.Task[Any]
 class ProtocolWorker(Protocol):
     """What is asked here of the worker."""
 
-    gauge: Callable[[int], None]
+    page: Page
+    retired: list[int]
 
-    def stopping(self) -> bool: ...
     def count_accepted(self) -> int: ...
     def announce_close(self, cycle: Any, message: Message) -> Message: ...
     def linger(self, connection: Any) -> None: ...
@@ -39,33 +40,30 @@ class ProtocolWorker(Protocol):
     def ended(self, task: Task) -> None: ...
 
 
-class Tasks(dict[Task, float]):
+class Tasks(set[Task]):
     """uvicorn's set of the tasks in which the application has a request or a WebSocket.
 
-    Each with the monotonic second in which it has begun. The methods are those that uvicorn calls.
+    A plain one at first, so that it costs nothing. From SIGTERM on its class is the one below.
     """
 
-    def __init__(self, worker: ProtocolWorker) -> None:
-        super().__init__()
-        self._worker = worker
+    worker: ProtocolWorker
+
+
+class WatchedTasks(Tasks):
+    """The methods are those that uvicorn calls."""
 
     def add(self, task: Task) -> None:
-        self[task] = monotonic()
-        self._worker.gauge(len(self))
-        if self._worker.stopping():
-            self._worker.begun(task)
+        super().add(task)
+        self.worker.begun(task)
 
-    def discard(self, task: Task) -> None:
-        self.pop(task, None)
-        self._worker.gauge(len(self))
-        if self._worker.stopping():
-            self._worker.ended(task)
+    def discard(self, task: Any) -> None:
+        super().discard(task)
+        self.worker.ended(task)
 
 
 class Cycle:
     """Mixed in before uvicorn's RequestResponseCycle: one HTTP request and its response."""
 
-    worker: ProtocolWorker
     # uvicorn's
     scope: Scope
     response_started: bool
@@ -74,11 +72,22 @@ class Cycle:
     is_probe = False
     announced_at = 0.0  #: monotonic seconds; 0.0: its headers went out before SIGTERM
 
-    def send(self, message: Message) -> Awaitable[None]:
-        """RequestResponseCycle.send, which the application calls; no coroutine of our own."""
-        if not self.response_started and self.worker.stopping():
-            message = self.worker.announce_close(self, message)
-        return super().send(message)  # type: ignore[misc, no-any-return]
+
+def cycle_class(stock: Any, worker: ProtocolWorker) -> Any:
+    """The class that stands in the place of uvicorn's RequestResponseCycle."""
+    head, retired = worker.page.head(), worker.retired
+    announce, stock_send = worker.announce_close, stock.send
+
+    def send(self: Any, message: Message) -> Awaitable[None]:
+        """RequestResponseCycle.send, which the application calls at least twice.
+
+        All that it needs is at hand, and there is no coroutine of our own: that is what it costs.
+        """
+        if (head[0] or retired) and not self.response_started:
+            message = announce(self, message)
+        return stock_send(self, message)  # type: ignore[no-any-return]
+
+    return type(stock.__name__, (Cycle, stock), {"send": send})
 
 
 class Closing:

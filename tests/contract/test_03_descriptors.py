@@ -31,6 +31,8 @@ def test_a_worker_without_descriptors_serves_on_when_it_has_some(serve, worker, 
         server.terminate()
     elif worker.endswith("sync"):
         pytest.skip("before SIGTERM it has one connection at a time")
+    elif worker.endswith("uvicorn"):
+        pytest.skip("before SIGTERM libuv closes whom it has no descriptor for")
     silent = take_all_descriptors(server)
     late = server.connect()
     late.send(request(headers=("Connection: close",)))

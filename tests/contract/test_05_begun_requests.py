@@ -167,6 +167,7 @@ def test_a_request_in_the_last_millisecond_of_an_idle_connection(serve, keeper, 
 
 # -- HTTP/1.0 and half-closed clients --------------------------------------------------------------
 
+GONE = "uvicorn takes a client that half-closes for one that has gone, before SIGTERM, too"
 OLD = {"plain": (), "keep-alive": ("Connection: keep-alive",)}
 
 
@@ -192,6 +193,8 @@ def test_http_1_0(serve, worker, headers):
 
 @pytest.mark.contract(4)
 def test_an_idle_http_1_0_connection_is_closed_cleanly(serve, keeper):
+    if "uvicorn" in keeper:
+        pytest.skip("uvicorn keeps none alive")
     server = serve(keeper, delay=0.2, options=LONG)
     client = server.connect()
     end = client.ask(version="1.0", headers=OLD["keep-alive"])
@@ -211,6 +214,8 @@ def half_closed(server, path="/fast"):
 
 def test_a_client_that_half_closes_after_its_request(serve, worker):
     """In flight at SIGTERM, at the end of the delay, and new in between."""
+    if "uvicorn" in worker:
+        pytest.skip(GONE)
     server = serve(worker, workers=3, delay=0.3)
     early, late = half_closed(server, "/gated/early"), half_closed(server, "/stream/late")
     early_held, late_held = server.gate.entered("early"), server.gate.entered("late")
@@ -227,6 +232,8 @@ def test_a_client_that_half_closes_after_its_request(serve, worker):
 
 
 def test_half_closed_clients_in_the_queue(serve, worker):
+    if "uvicorn" in worker:
+        pytest.skip(GONE)
     server = serve(worker, delay=0.2, **FULL)
     busy = fill(server)
     server.terminate()

@@ -65,7 +65,8 @@ def test_a_response_that_has_begun_is_never_given_a_false_end(serve, worker):
 
 def test_a_body_that_ends_with_the_connection_is_cut_by_a_reset(serve, worker):
     """HTTP/1.0 without a length: any other end would look like the whole."""
-    server = serve(worker, **SOON)
+    # uvicorn's httptools sends chunks to HTTP/1.0, too, which end visibly.
+    server = serve("asgi_workers.H11" if "uvicorn" in worker else worker, **SOON)
     client = server.connect()
     client.send(request("/stream/stuck", version="1.0"))
     server.gate.entered("stuck")

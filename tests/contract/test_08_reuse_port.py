@@ -104,6 +104,8 @@ def test_the_set_of_a_killed_worker_waits_for_the_next_on_stock(reuse):
 @pytest.mark.contract(3)
 def test_the_set_of_a_worker_that_is_killed_in_draining_is_served(reuse, worker):
     """Its sibling has a set of its own to empty, and cannot do it."""
+    if "uvicorn" in worker:
+        pytest.skip("it accepts all that come, and a kill takes them along")
     server = reuse(worker, *FULL["options"], workers=2, threads=2)
     clients = [server.connect() for _ in range(24)]  # the kernel deals them out by chance
     for client in clients:

@@ -53,7 +53,7 @@ def conversations(server):
                 break  # sync closes after each
         end = client.end()
         client.close()  # stock waits for it, some with its main thread
-        found[name] = end.kind, re.sub(rb"Date: [^\r]*", b"Date: masked", client.raw)
+        found[name] = end.kind, re.sub(rb"([Dd]ate): [^\r]*", rb"\1: masked", client.raw)
     return found
 
 

@@ -90,6 +90,8 @@ class Server:
         self._launch()
         if self.ready:
             self.wait_log(r"^app imported", count=self.workers)
+            if "uvicorn" in self.worker.lower():
+                self.wait_log(r"^Application startup complete", count=self.workers)
             client = Client(self.addresses[0])
             with contextlib.closing(client):
                 end = client.ask(headers=("Connection: close",))
