@@ -176,7 +176,7 @@ class UvicornDeadline(Deadline):
             return
         frames = suspended(coroutine)
         yield from frames
-        awaited = getattr(task, "_fut_waiter", None)
+        awaited = unshielded(getattr(task, "_fut_waiter", None))
         ident = thread_of(awaited, besides={self._main, _thread.get_ident()})
         if ident is not None:
             yield from reversed([one for one in self._frames(ident) if is_work(one)])
@@ -212,6 +212,14 @@ def suspended(awaitable: Any) -> list[FrameType]:
                 break
         else:
             return frames
+
+
+def unshielded(awaited: Any) -> Any:
+    """What stands behind asyncio.shield's own future, which is known to that alone."""
+    for callback, _ in getattr(awaited, "_callbacks", None) or ():
+        if getattr(callback, "__qualname__", "") == "shield.<locals>._outer_done_callback":
+            return callback.__closure__[callback.__code__.co_freevars.index("inner")].cell_contents
+    return awaited
 
 
 def child_of(frames: list[FrameType], awaited: Any, seen: set[Any]) -> Task | None:
