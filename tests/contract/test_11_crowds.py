@@ -5,8 +5,6 @@ The servers have few of them, so that a crowd is small.
 
 from __future__ import annotations
 
-import signal
-
 import pytest
 from harness import assert_clean, assert_within, ends, now, request
 
@@ -61,7 +59,7 @@ def starve(server):
 
 
 def test_patient_while_no_descriptor_is_free(serve, worker):
-    server = serve(worker, delay=0.2 if "uvicorn" not in worker else 20, config=FEW)
+    server = serve(worker, delay=3.0 if "uvicorn" in worker else 0.2, config=FEW)
     if "uvicorn" in worker:
         server.terminate()  # until then libuv closes whom it has no descriptor for
     client, held = starve(server)
@@ -70,7 +68,7 @@ def test_patient_while_no_descriptor_is_free(serve, worker):
     held.release()
     assert client.ending().status == 200
     assert len(server.worker_pids) == 1
-    server.signal(signal.SIGTERM)
+    server.terminate()
     assert_clean(server)
 
 

@@ -75,7 +75,8 @@ class Server:
     ready: bool = True
 
     def __post_init__(self) -> None:
-        if "uvicorn" in self.worker.lower():
+        self.is_asgi = "uvicorn" in self.worker or self.worker.startswith("asgi_workers.")
+        if self.is_asgi:
             self.app = re.sub("^(apps|owed):", r"asgi_\1:", self.app)
         self.lines: list[Line] = []
         self.gone_at: float | None = None
@@ -90,7 +91,7 @@ class Server:
         self._launch()
         if self.ready:
             self.wait_log(r"^app imported", count=self.workers)
-            if "uvicorn" in self.worker.lower():
+            if self.is_asgi:
                 self.wait_log(r"^Application startup complete", count=self.workers)
             client = Client(self.addresses[0])
             with contextlib.closing(client):

@@ -21,7 +21,7 @@ def fill(server: Server, listener: int = 0) -> list[tuple[Client, Held]]:
     Whoever connects then is let in by the kernel and accepted by nobody: a real queue. (An event
     loop takes all that come; so it is its loop that is held there.)
     """
-    if "uvicorn" in server.worker:
+    if server.is_asgi:
         return [server.hold(f"busy{listener}", "/blocked/{}", listener)]
     count = 1 if "sync" in server.worker else 2
     return [server.hold(f"busy{listener}{n}", listener=listener) for n in range(count)]
