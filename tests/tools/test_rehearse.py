@@ -196,6 +196,7 @@ def test_the_end_behind_kube_proxys_rules_leaves_nothing(rehearse):
         (["--html", "/nowhere/x.html"], "/nowhere/x.html cannot be written"),
         (["--requests", "/nowhere/requests"], "No such file"),
         (["--pods", "0"], "0 is not from 1 to 10"),
+        (["--only-watch"], "--only-watch goes with --kubernetes"),
         (["-k", "subclasses.Gthread", "--against", "stock"], "name the class that is beside"),
         (["-k", "sync", "--against", "stock"], "gthread is no worker class of gracefulworker"),
         (

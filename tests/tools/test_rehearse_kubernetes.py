@@ -17,6 +17,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+import trustme
 from harness.rehearsals import COMMAND, PATIENCE, Rehearsal
 
 from gracefulworker.tools.rehearse import kubernetes_events as events
@@ -271,7 +272,8 @@ def test_urls(url, found):
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost", "ftp://localhost/", "http://", "http://a:b@localhost/", "http://x:99999/"]
+    "url",
+    ["localhost", "ftp://localhost:21/", "http://", "http://a:b@localhost/", "http://x:99999/"],
 )
 def test_what_is_no_url(url):
     with pytest.raises(ValueError, match="--url takes http://HOST"):
@@ -390,6 +392,19 @@ def test_ctrl_c_reports_what_was_seen_and_leaves_nothing(shop, moment):
     rehearsal.assert_nothing_left()
 
 
+def test_a_script_around_kubectl_is_ended_with_it(shop, tmp_path):
+    """Version managers put one there."""
+    script = tmp_path / "bin" / "kubectl"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\n"{RECORDED}/kubectl" "$@"\nexit $?\n')
+    script.chmod(0o755)
+    rehearsal = shop("--yes", path=script.parent)
+    rehearsal.wait_line("its deletion is asked")
+    rehearsal.process.send_signal(signal.SIGINT)
+    assert rehearsal.end() == 130, rehearsal.said
+    rehearsal.assert_nothing_left()
+
+
 def test_its_own_death_ends_kubectl(shop):
     rehearsal = shop("--yes")
     rehearsal.wait_line("its deletion is asked")
@@ -406,6 +421,14 @@ def test_a_rollout_of_somebody_elses(shop):
     assert rehearsal.end() == 0, rehearsal.said
     assert "the rollout of deployment/shop has begun" in rehearsal.words
     assert "is watched, and restarted by somebody else" in rehearsal.words
+
+
+def test_what_applications_log_is_not_kept():
+    pod = events.SeenPod("shop-1", "uid")
+    pod.hear("[pod/shop-1/app] the customer's name is Smith", 1.0)
+    pod.hear("[pod/shop-1/app] [INFO] stopped: clean after 5.2 s; served 1 after SIGTERM", 2.0)
+    assert [at for at, _ in pod.log] == [2.0]
+    assert pod.last_line == "stopped: clean after 5.2 s; served 1 after SIGTERM"
 
 
 def test_nobody_begins_one(shop):
@@ -459,6 +482,26 @@ def test_what_cannot_be_rehearsed_is_exit_status_2(shop, options, how, sentence)
     assert sentence in rehearsal.words
     assert "Traceback" not in rehearsal.said
     assert not rehearsal.restarted.exists(), "nothing is done"
+
+
+@pytest.mark.parametrize("is_trusted", (True, False))
+def test_over_tls(shop, serve, tmp_path, is_trusted):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    pem = tmp_path / "server.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pem)
+    options = ("--certfile", str(pem), "--keep-alive", "75")
+    service = serve("gracefulworker.gthread", app="rehearsed:app", ready=False, options=options)
+    url = url_of(service).replace("http://127.0.0.1", "https://localhost")
+    trust = {"SSL_CERT_FILE": str(tmp_path / "ca.pem")} if is_trusted else {}
+    rehearsal = shop("--yes", url=url, env=trust)
+    if is_trusted:
+        assert rehearsal.end() == 0, rehearsal.said
+        assert re.search(r"deployment/shop lost 0 of \d+ requests\.", rehearsal.words)
+    else:
+        assert rehearsal.end() == 2, rehearsal.said
+        assert "the certificate is not trusted here" in rehearsal.words
+        assert not rehearsal.restarted.exists()
 
 
 def test_nobody_listens(shop, tmp_path):

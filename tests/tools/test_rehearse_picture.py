@@ -106,6 +106,55 @@ KILLED: dict[str, Any] = {
 }
 
 
+def cluster_pod(name, deleted, code=0, reason="Completed"):
+    """An old pod as `kubernetes_events` notes it: gracefulworker's, with a sidecar."""
+    marks = {"seen": 0.1, "ready": 0.1, "deleted": deleted, "terminating": deleted + 0.02}
+    marks.update(lame_duck=deleted + 0.05, gate=deleted + 5.05, endpoint_gone=deleted + 5.4)
+    marks.update(exit=deleted + 5.39, gone=deleted + 5.8)
+    app = {"name": "app", "restarts": 0, "seen": deleted + 5.3, "exit_code": 0}
+    proxy = {"name": "proxy", "restarts": 1, "seen": deleted + 5.39, "exit_code": code}
+    return {
+        "name": name,
+        "old": True,
+        "marks": marks,
+        "containers": [{**app, "reason": "Completed"}, {**proxy, "reason": reason}],
+        "restarts": 1,
+        "unready": [[1.5, 2.0]],
+        "last_line": "stopped: clean after 5.2 s; served 9, last new connection +0.8 s",
+        "last_new_connection": 0.8,
+        "log": [],
+    }
+
+
+NEW_POD = {"old": False, "containers": [], "restarts": 0, "unready": [], "last_line": None}
+CLUSTER: dict[str, Any] = {
+    **DATA,
+    "plan": {
+        "app": "deployment/shop",
+        "pods": 2,
+        "requests": ["GET /"],
+        "cluster": {
+            "workload": "deployment/shop",
+            "namespace": "store",
+            "context": "c",
+            "url": "u",
+        },
+    },
+    "rollouts": [
+        {
+            **DATA["rollouts"][1],
+            "worker": "deployment/shop",
+            "settings": {},
+            "pods": [
+                cluster_pod("shop-5d549fd859-fp8fd", 3.0),
+                cluster_pod("shop-5d549fd859-7fpr6", 4.0, 137, "OOMKilled"),
+                {**NEW_POD, "name": "shop-76b97c7756-8kkz2", "marks": {"seen": 2.0, "ready": 2.9}},
+            ],
+        }
+    ],
+}
+
+
 @pytest.fixture(scope="module")
 def browser():
     from selenium import webdriver
@@ -203,7 +252,7 @@ def test_the_marks_and_phases_of_each_pod(page):
 
 
 @pytest.mark.parametrize("width", (1280, 700, 699, 400))
-@pytest.mark.parametrize("data", (DATA, KILLED), ids=("exits", "killed"))
+@pytest.mark.parametrize("data", (DATA, KILLED, CLUSTER), ids=("exits", "killed", "cluster"))
 def test_no_word_is_cut_or_written_over(show, data, width):
     page = show(data, width)
     assert page.execute_script("return document.documentElement.scrollWidth") <= width
@@ -256,6 +305,29 @@ def test_time_in_which_nothing_happens_is_left_out(show):
             t => Math.abs(canvas.time(canvas.x(t)) - t)).every(difference => difference < 1e-6)"""
     )
     assert inverse, "what the pointer shows is what is drawn there"
+
+
+def test_the_end_of_a_pod_in_a_cluster(show):
+    page = show(CLUSTER, 1280)
+    assert page.get_log("browser") == []
+    first, second = page.execute_script(
+        """return [...document.querySelectorAll("main figure[data-pod^='shop']")].map(figure =>
+            [...figure.querySelectorAll("text.label, figcaption, blockquote")].map(
+                text => text.textContent))"""
+    )
+    for words in (
+        *("deletion asked", "EndpointSlices: terminating +0.02 s", "dropped +5.40 s"),
+        *("its log: SIGTERM +0.05 s", "last new connection +0.85 s", "delay over +5.05 s"),
+        *("ended +5.39 s", "gone +5.80 s", "shop-5d549fd859-fp8fd: ended +5.39 s, 1 restart"),
+        CLUSTER["rollouts"][0]["pods"][0]["last_line"],
+    ):
+        assert words in first
+    assert first.count("0 Completed") == 2 and "137 OOMKilled" in second
+    # Nobody knows which pod had which connection, so only what was lost has a row.
+    assert count(page, "main .row") == count(page, "main .row .cross") == LOST
+    assert text(page, "figure[data-pod='lost'] b") == f"lost {LOST}"
+    assert "pod is not ready" in text(page, "#legend")
+    assert "workload deployment/shop, namespace store" in text(page, "#made")
 
 
 def test_nothing_is_left_out_of_a_short_rollout(page):

@@ -45,6 +45,9 @@ HERE = (
     *("service", "passed_on"),
 )
 
+#: Options that only a workload in a cluster has.
+IN_A_CLUSTER = ("url", "namespace", "context", "only_watch", "yes")
+
 #: Header fields that say how a message is sent, or what becomes of its connection.
 FRAMING = ("connection", "content-length", "expect", "te", "transfer-encoding", "upgrade")
 
@@ -173,6 +176,12 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return UNUSABLE
+    if not arguments.kubernetes:
+        for option in IN_A_CLUSTER:
+            if getattr(arguments, option):
+                written = f"--{option.replace('_', '-')}"
+                print(f"gracefulworker rehearse: {written} goes with --kubernetes", file=sys.stderr)
+                return UNUSABLE
     missing = [name for name in ("rich", "h11") if importlib.util.find_spec(name) is None]
     if missing:
         print(

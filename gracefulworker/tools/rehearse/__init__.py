@@ -3,6 +3,8 @@
 Copies of it run as "pods" behind a Service, clients keep it busy, and the pods are replaced one
 after another as a Deployment does it; each request's ending is noted. One module for each part::
 
+    kubernetes.py  kubernetes_report.py  kubernetes_events.py  kubectl.py
+                   the same with what runs in a cluster: order, tables, events, the user's kubectl
     report.py      the result as a table and as JSON
     picture.py     the same as a picture (picture.html)
     rollout.py     the order of events, with everything below in its hands

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -138,7 +139,7 @@ class Follower:
             if self._process.returncode is not None:
                 break
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                os.killpg(self._process.pid, number)  # what is called kubectl may be a script
             await asyncio.wait([asyncio.ensure_future(self._process.wait())], timeout=ENDS_WITHIN)
         self.ended.cancel()
         await asyncio.gather(self.ended, return_exceptions=True)

@@ -64,7 +64,8 @@ def server(url: str) -> tuple[Direct, str, str]:
     """
     parts = urlsplit(url)
     try:
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        standard = {"http": 80, "https": 443}[parts.scheme]
+        port = parts.port or standard
     except (KeyError, ValueError):
         port = 0
     host = parts.hostname
@@ -94,8 +95,11 @@ def examine(kubectl: Kubectl, workload: str, context: str | None, *, only_watch:
         ("get", "pods/log"),
         ("list", "endpointslices.discovery.k8s.io"),
         ("watch", "endpointslices.discovery.k8s.io"),
-        ("watch", f"{workload.split('/')[0]}s.apps") if only_watch else ("patch", workload),
+        ("list", workload),
+        ("watch", workload),
     ]
+    if not only_watch:
+        rights.append(("patch", workload))
     with ThreadPoolExecutor(len(rights)) as pool:
         allowed = list(pool.map(lambda right: kubectl.may(*_question(right)), rights))
     missing = [
@@ -122,11 +126,9 @@ def examine(kubectl: Kubectl, workload: str, context: str | None, *, only_watch:
 def _question(right: tuple[str, str]) -> tuple[str, ...]:
     verb, resource = right
     name, _, subresource = resource.partition("/")
-    if verb == "get" and subresource:
+    if name == "pods" and subresource:
         return (verb, name, f"--subresource={subresource}")
-    if verb == "patch":
-        return (verb, f"{name}s.apps/{subresource}")
-    return right
+    return (verb, f"{name}s.apps/{subresource}") if subresource else right
 
 
 def _current_context(kubectl: Kubectl) -> str:

@@ -161,11 +161,14 @@ class SeenPod:
         }
 
     def hear(self, line: str, at: float) -> None:
-        """Note a line of its log, as `kubectl logs --prefix` prints it."""
+        """Note a line of its log, as `kubectl logs --prefix` prints it, if it is one of ours.
+
+        What an application logs is nobody's business here.
+        """
         line = _PREFIX.sub("", line, count=1)
-        self.log.append((at, line))
         for mark, form in PHASE_LINES.items():
             if found := form.search(line):
+                self.log.append((at, line))
                 self.marks.setdefault(mark, at)
                 if mark == "stopped":
                     self.last_line = line[found.start() :]

@@ -81,21 +81,25 @@ def _pods_table(result: Result) -> Table:
     for column in ("terminating", "dropped", "ended"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("containers", overflow="fold")
-    table.add_column("restarts", justify="right", no_wrap=True)
+    kind, _, name = result.worker.partition("/")
     for pod in result.old_pods:
         table.add_row(
-            pod.name,
+            # The title has the rest, and there are 80 columns.
+            pod.name.removeprefix(f"{name}-" if kind == "deployment" else ""),
             *(_since(pod, mark) for mark in ("terminating", "endpoint_gone", "exit")),
             "\n".join(_ends(pod)),
-            str(pod.restarts),
         )
     return table
 
 
 def _ends(pod: SeenPod) -> list[str]:
-    if "deleted" not in pod.marks:
-        return []
-    return [f"{container.name}: {container.words}" for container in pod.containers.values()]
+    """How each container ended, and how often it had been restarted."""
+    found = []
+    for container in pod.containers.values():
+        words = container.words if "deleted" in pod.marks else "goes on"
+        restarts = f", restarts: {container.restarts}" if container.restarts else ""
+        found.append(f"{container.name}: {words}{restarts}")
+    return found
 
 
 def _since(pod: SeenPod, mark: str) -> str:
