@@ -17,7 +17,7 @@ STOCK = {
 
 #: Other names of these: what gunicorn itself makes of the short ones, and that of uvicorn's own
 #: class before it had a package of its own.
-_OTHER_NAMES = {
+_OTHER_NAMES: dict[str, str] = {
     **{SUPPORTED_WORKERS[stock]: stock for stock in STOCK.values() if stock in SUPPORTED_WORKERS},
     "uvicorn.workers.UvicornWorker": STOCK["uvicorn"],
 }
