@@ -355,7 +355,7 @@ def test_a_whole_rehearsal(shop):
     words = rehearsal.words
     assert "In the context recorded, namespace rehearse-pic: deployment/shop (3 pods)" in words
     assert re.search(r"About \d+ requests a second \(GET /\) go to http://", words)
-    assert "By their logs the last new connection came 1.7 s after a SIGTERM" in words
+    assert "By their last lines the last new connection came 1.7 s after a SIGTERM" in words
     assert re.search(r"deployment/shop lost 0 of \d+ requests\.", words)
     assert max(map(len, rehearsal.said.partition("Requests lost")[2].splitlines()[:20])) <= 80
     data = json.loads(rehearsal.json.read_text())

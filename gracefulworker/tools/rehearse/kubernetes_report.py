@@ -36,20 +36,22 @@ def news(result: Result) -> list[str]:
     """What can be read off, in a sentence or two; only what was seen."""
     pods = result.old_pods
     slices = [t for pod in pods if (t := pod.since_deletion("terminating")) is not None]
-    newcomers = [pod.newcomer for pod in pods if pod.newcomer is not None]
+    told = [pod.newcomer for pod in pods if pod.last_line]
+    newcomers = [newcomer for newcomer in told if newcomer is not None]
     delays = [pod.delay for pod in pods if pod.delay is not None]
     found = []
     if slices:
         found.append(
             f"The EndpointSlices said so within {max(0.0, *slices):.1f} s of each deletion."
         )
-    if delays:
+    if told:
         came = (
             f"the last new connection came {max(newcomers):.1f} s after a SIGTERM"
             if newcomers
             else "no new connection came after a SIGTERM"
         )
-        found.append(f"By their logs {came}, and the delay is {min(delays):.1f} s.")
+        delay = f", and the delay is {min(delays):.1f} s" if delays else ""
+        found.append(f"By their last lines {came}{delay}.")
     return found
 
 
@@ -64,8 +66,8 @@ def verdict(result: Result) -> Text:
     unready = sum(bool(pod.unready) for pod in result.sightings.pods.values())
     if unready and journal.lost:
         text += (
-            f"; {unready} pods were not ready for a time, before anybody asked for their deletion"
-            " (kubectl get events says why)"
+            f"; not ready for a time, before anybody asked for its deletion: {unready} of"
+            f" {len(result.sightings.pods)} pods (kubectl get events says why)"
         )
     for pod in result.old_pods:
         for container in pod.failures:
