@@ -1,12 +1,12 @@
-"""What the three workers share: orders, phases, counting, and the close at header time.
+"""What the workers share: orders, phases, counting, and the close at header time.
 
 Each worker keeps gunicorn's own serving loop running until it has nothing left to do: `alive`,
 which that loop asks, stays True through LAME_DUCK and DRAINING. Whatever sets it to False in
 gunicorn (max_requests, the reloader) only asks the worker to retire. So what a stopping worker
 does is decided in the small methods that the loop calls, and nothing of a loop is copied.
 
-An engine (sync, gthread, ggevent) overrides methods that accept, wait and close; it calls `look`
-in each pass and `finished` when it has drained. What may be changed here: what holds for all three.
+An engine (sync, gthread, ggevent, uvicorn) overrides methods that accept, wait and close; it calls `look`
+in each pass and `finished` when it has drained. What may be changed here: what holds for all of them.
 """
 
 from __future__ import annotations

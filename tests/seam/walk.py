@@ -19,7 +19,7 @@ import gracefulworker
 from gracefulworker.arbiter.takeover import REPLACED
 
 #: Whose functions are foreign, and not a documented interface as Python's own are.
-FOREIGN = ("gunicorn", "gevent")
+FOREIGN = ("gunicorn", "gevent", "uvicorn", "uvicorn_worker")
 
 #: The package, without what is only a tool, and the console script.
 PACKAGE = Path(gracefulworker.__file__).parent
