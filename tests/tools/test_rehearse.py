@@ -50,7 +50,7 @@ def test_ours_beside_stock(rehearse):
 
 
 def test_uvicorn_beside_its_own_worker(rehearse):
-    paths = ["--slow", "/slow", "--stream", "/events", "--upload", "/upload"]
+    paths = ["--slow", "/slow", "--stream", "/stream", "--upload", "/upload"]
     options = ["-k", "gracefulworker.uvicorn", "--against", "stock", "--pods", "1", *paths]
     rehearsal = rehearse(*options, app="asgi_rehearsed:app")
     assert rehearsal.end() == 0, rehearsal.said
