@@ -50,7 +50,7 @@ def test_nothing_is_lost(tmp_path, engine, seed):
     command += [*PATHS, "--idle-limit", "4"]
     command += ["--", *CAPACITY[engine], "--keep-alive", "65"]
     env = {**os.environ, "PYTHONDEVMODE": ""}
-    done = subprocess.run(command, cwd=HERE, env=env, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, cwd=HERE, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     ours, stock = json.loads(out.read_text())["rollouts"]
     assert ours["lost"] == 0
