@@ -13,7 +13,9 @@ HEADERS = [(b"content-type", b"text/plain")]
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    assert scope["type"] == "http", "started with --lifespan off"
+    if scope["type"] == "lifespan":
+        await lifespan(receive, send)
+        return
     path = scope["path"]
     if path == "/slow":
         await asyncio.sleep(float(parse_qs(scope["query_string"].decode())["seconds"][0]))
@@ -31,3 +33,11 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     headers = [*HEADERS, (b"content-length", b"2")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"ok"})
+
+
+async def lifespan(receive: Any, send: Any) -> None:
+    while True:
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})
+        if kind == "lifespan.shutdown":
+            return

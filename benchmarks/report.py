@@ -19,7 +19,17 @@ import psutil
 from benchmarks.servers import GO
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-PACKAGES = ("gunicorn", "gevent", "uvicorn", "granian", "waitress", "uWSGI")
+PACKAGES = (
+    "gunicorn",
+    "gevent",
+    "uvicorn",
+    "uvicorn-worker",
+    "httptools",
+    "uvloop",
+    "granian",
+    "waitress",
+    "uWSGI",
+)
 
 
 def tell(what: str) -> None:

@@ -25,11 +25,12 @@ from pathlib import Path
 
 import psutil
 
+from gracefulworker.tools.engines import STOCK
 from gracefulworker.tools.rehearse.configured import without_control_socket
 from gracefulworker.tools.rehearse.pods import Place, end_with_parent
 
-ENGINES = ("sync", "gthread", "gevent")
-APP = "benchmarks.app:app"
+ENGINES = tuple(STOCK)
+APP, ASGI_APP = "benchmarks.app:app", "benchmarks.asgi:app"
 HERE = Path(__file__).parent
 GO = shutil.which("go") or "/usr/local/go/bin/go"  # where Go's own installer puts it
 
@@ -52,17 +53,18 @@ def gunicorn(worker: str, *options: str) -> Server:
     command += ["--worker-connections", "10000", "--backlog", "4096"]
     command += without_control_socket()
     ours = worker.startswith("gracefulworker.")
-    return Server(worker if ours else f"gunicorn {worker}", (*command, *options, APP))
+    app = ASGI_APP if "uvicorn" in worker else APP
+    return Server(worker if ours else f"gunicorn {worker}", (*command, *options, app))
 
 
 def pair(engine: str, *options: str) -> tuple[Server, Server]:
     """Ours and stock."""
-    return gunicorn(f"gracefulworker.{engine}", *options), gunicorn(engine, *options)
+    return gunicorn(f"gracefulworker.{engine}", *options), gunicorn(STOCK[engine], *options)
 
 
 def capacity(engine: str) -> tuple[str, ...]:
     """gunicorn's options for about a dozen slow requests at once."""
-    return {"sync": ("--workers", "6"), "gthread": ("--threads", "12"), "gevent": ()}[engine]
+    return {"sync": ("--workers", "6"), "gthread": ("--threads", "12")}.get(engine, ())
 
 
 def field() -> list[Server]:
@@ -80,7 +82,7 @@ def others() -> list[Server]:
     uwsgi = str(Path(sys.executable).with_name("uwsgi"))
     candidates = [
         ("uvicorn", "uvicorn --host {host} --port {port} --timeout-keep-alive 75 --lifespan off"
-         " --log-level warning benchmarks.asgi:app"),
+         f" --log-level warning {ASGI_APP}"),
         ("granian", "granian --interface wsgi --host {host} --port {port} --blocking-threads 12"
          f" --no-log {APP}"),
         ("waitress", f"waitress --listen={{host}}:{{port}} --threads=12 {APP}"),

@@ -21,8 +21,15 @@ from benchmarks.figures import Spread, differences, ratios, spread
 from benchmarks.servers import ENGINES, Running, Server, pair
 from benchmarks.wrk import Burst, burst
 
-OPTIONS = {"sync": (), "gthread": ("--threads", "4"), "gevent": ()}
-MODULES = {"sync": "sync", "gthread": "gthread", "gevent": "ggevent"}
+OPTIONS = {"sync": (), "gthread": ("--threads", "4"), "gevent": (), "uvicorn": ()}
+
+#: Stock's, and that of ours in gracefulworker.workers.
+MODULES = {
+    "sync": ("gunicorn.workers.sync", "sync"),
+    "gthread": ("gunicorn.workers.gthread", "gthread"),
+    "gevent": ("gunicorn.workers.ggevent", "ggevent"),
+    "uvicorn": ("uvicorn_worker", "uvicorn"),
+}
 
 MIB = 2**20
 
@@ -161,8 +168,9 @@ def _costs(engine: str, servers: tuple[Server, Server], memories: int, boots: in
 
 def _imports(engine: str, rounds: int) -> tuple[Spread, Spread]:
     """Seconds that our worker's import takes beyond the stock worker's: wall, processor."""
-    stock = f"import gunicorn.app.wsgiapp, gunicorn.workers.{MODULES[engine]}"
-    ours = f"{stock}, gracefulworker.workers.{MODULES[engine]}"
+    module, our_module = MODULES[engine]
+    stock = f"import gunicorn.app.wsgiapp, {module}"
+    ours = f"{stock}, gracefulworker.workers.{our_module}"
     programs = (ours, stock)
     found = turns(rounds, lambda which: _timed([sys.executable, "-c", programs[which]]))
     wall, cpu = ([[pair[n] for pair in mine] for mine in found] for n in (0, 1))

@@ -48,10 +48,12 @@ if TYPE_CHECKING:
     from gracefulworker.workers import ggevent as _ggevent
     from gracefulworker.workers import gthread as _gthread
     from gracefulworker.workers import sync as _sync
+    from gracefulworker.workers import uvicorn as _uvicorn
 
     sync = _sync.SyncWorker
     gthread = _gthread.ThreadWorker
     gevent = _ggevent.GeventWorker
+    uvicorn = _uvicorn.UvicornWorker
 
 
 def _look_up(name: str) -> Any:

@@ -93,6 +93,7 @@ MORE = {
     "docs": {"test_examples", "test_platforms"},
     "protocols": {"test_http2", "test_tls", "test_websocket"},
     "service": {
+        "test_asgi_frameworks",
         "test_files",
         "test_orphans",
         "test_probes",

@@ -62,6 +62,32 @@ class Configuration:
     #: Each is (source, whether it stops the start, sentence).
     mistakes: list[tuple[str, bool, str]] = field(default_factory=list)
 
+    @property
+    def imports_ours(self) -> bool:
+        """Whether the config file imports gracefulworker."""
+        return any(_is_from_us(value) for value in self.names.values())
+
+    @property
+    def has_our_class(self) -> bool:
+        """Whether the config file has a worker class that derives from one of ours."""
+        classes = (value for value in self.names.values() if hasattr(value, "init_process"))
+        return any(map(_is_from_us, classes))
+
+    @property
+    def has_hook(self) -> bool:
+        """Whether the config file has our `when_ready`, or one of its own that may call it."""
+        location = self.cfg.config
+        if isinstance(location, str) and location.startswith("python:gracefulworker"):
+            return True
+        return "when_ready" in self.names and self.imports_ours
+
+
+def _is_from_us(value: object) -> bool:
+    """Tell whether a name of a config file holds our hook, our class, or one of our modules."""
+    modules = [getattr(cls, "__module__", "") for cls in getattr(value, "__mro__", ())]
+    modules += [getattr(value, "__module__", None), getattr(value, "__name__", None)]
+    return any(str(name).split(".")[0] == "gracefulworker" for name in modules if name)
+
 
 def default_config_file() -> str | None:
     """The file that gunicorn reads here by itself."""

@@ -5,8 +5,9 @@ which that loop asks, stays True through LAME_DUCK and DRAINING. Whatever sets i
 gunicorn (max_requests, the reloader) only asks the worker to retire. So what a stopping worker
 does is decided in the small methods that the loop calls, and nothing of a loop is copied.
 
-An engine (sync, gthread, ggevent, uvicorn) overrides methods that accept, wait and close; it calls `look`
-in each pass and `finished` when it has drained. What may be changed here: what holds for all of them.
+An engine (sync, gthread, ggevent, uvicorn) overrides methods that accept, wait and close; it calls
+`look` in each pass and `finished` when it has drained. What may be changed here: what holds for all
+of them.
 """
 
 from __future__ import annotations

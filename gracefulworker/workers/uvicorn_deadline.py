@@ -176,7 +176,7 @@ class UvicornDeadline(Deadline):
             return
         frames = suspended(coroutine)
         yield from frames
-        awaited = getattr(task, "_fut_waiter", None)
+        awaited = unshielded(getattr(task, "_fut_waiter", None))
         ident = thread_of(awaited, besides={self._main, _thread.get_ident()})
         if ident is not None:
             yield from reversed([one for one in self._frames(ident) if is_work(one)])
@@ -214,16 +214,31 @@ def suspended(awaitable: Any) -> list[FrameType]:
             return frames
 
 
+def unshielded(awaited: Any) -> Any:
+    """What stands behind asyncio.shield's own future, which is known to that alone."""
+    for callback, _ in getattr(awaited, "_callbacks", None) or ():
+        if getattr(callback, "__qualname__", "") == "shield.<locals>._outer_done_callback":
+            return callback.__closure__[callback.__code__.co_freevars.index("inner")].cell_contents
+    return awaited
+
+
 def child_of(frames: list[FrameType], awaited: Any, seen: set[Any]) -> Task | None:
-    """A task that is waited for: itself, or one of a task group of these frames'."""
+    """A task that is waited for: itself, or one of several; rather not one that only listens."""
     groups = [awaited] if isinstance(awaited, asyncio.Task) else []
     groups += getattr(awaited, "_children", ())  # asyncio.gather's
     for frame in reversed(frames):
+        if frame.f_code is asyncio.wait.__code__:
+            groups += frame.f_locals["fs"]
         for value in frame.f_locals.values():
             tasks = getattr(value, "_tasks", None)  # asyncio's and anyio's TaskGroup
             groups += tasks if isinstance(tasks, set) else ()
-    living = (one for one in groups if isinstance(one, asyncio.Task) and not one.done())
-    return next((one for one in living if one not in seen), None)
+    living = [one for one in groups if isinstance(one, asyncio.Task) and not one.done()]
+    return next((one for one in sorted(living, key=listens) if one not in seen), None)
+
+
+def listens(task: Task) -> bool:
+    """Whether a task waits for what its client says, as a framework's beside the work does."""
+    return any(frame.f_code.co_name == "receive" for frame in suspended(task.get_coro()))
 
 
 def thread_of(awaited: Any, besides: set[int]) -> int | None:

@@ -228,7 +228,7 @@ def test_gunicorn_understands(words):
     given = Config().parser().parse_args(words)
     if given.worker_class and given.worker_class.startswith("gracefulworker."):
         assert load_class(given.worker_class) in [
-            getattr(gracefulworker, name) for name in ("sync", "gthread", "gevent")
+            getattr(gracefulworker, name) for name in gracefulworker._WORKERS
         ]
 
 

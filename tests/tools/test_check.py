@@ -101,7 +101,7 @@ def test_finds_exactly_the_planted_fault(check, path):
 def test_each_rule_has_a_fault():
     names = {path.name for path in FAULTS}
     assert [r for r in rules.RULES if not any(name.startswith(r) for name in names)] == []
-    assert len(rules.RULES) == 14
+    assert len(rules.RULES) == 15
 
 
 @pytest.mark.parametrize("path", SOUND, ids=lambda path: path.name)
@@ -307,10 +307,66 @@ def test_config_file_that_lies_beside_is_named_and_not_run(check, write):
     assert "gunicorn.conf.py: give it with -c" in report["notes"][0]
 
 
-def test_hooks_in_the_config_file_are_a_delay(check, write):
+HOOK = "from gracefulworker.hooks import when_ready\n"
+CALLED = "import gracefulworker.hooks as h\ndef when_ready(s): h.when_ready(s)\n"
+
+
+@pytest.mark.parametrize("config", (HOOK, CALLED), ids=("imported", "called"))
+def test_hooks_in_the_config_file_are_a_delay(check, write, config):
     manifest = write("web.yaml", deployment(["gunicorn", "-k", "uvicorn.workers.W", "app:app"]))
-    config = write("conf.py", "from gracefulworker.hooks import when_ready\n")
+    assert found(check(manifest, "-c", write("conf.py", config))[1]) == []
+
+
+def test_an_import_alone_is_no_delay(check, write):
+    """It makes `-k gracefulworker` known, or is for `draining`."""
+    config = write("conf.py", "import gracefulworker\nfrom gracefulworker import Phase, draining\n")
+    manifest = write("web.yaml", deployment(["gunicorn", "-k", "gthread", "app:app"]))
+    assert found(check(manifest, "-c", config)[1]) == ["no-delay"]
+    manifest = write("web.yaml", deployment(["gunicorn", "-k", "gracefulworker", "app:app"]))
     assert found(check(manifest, "-c", config)[1]) == []
+    config = write(
+        "conf.py", "import gracefulworker\nclass W(gracefulworker.sync): ...\nworker_class = W\n"
+    )
+    manifest = write("web.yaml", deployment(["gunicorn", "app:app"]))
+    assert found(check(manifest, "-c", config)[1]) == []
+
+
+@pytest.mark.parametrize(
+    ("worker", "ours"),
+    [
+        ("uvicorn_worker.UvicornWorker", "gracefulworker.uvicorn"),
+        ("uvicorn.workers.UvicornWorker", "gracefulworker.uvicorn"),
+        ("gunicorn.workers.ggevent.GeventWorker", "gracefulworker.gevent"),
+        ("egg:gunicorn#gthread", "gracefulworker.gthread"),
+        ("sync", "gracefulworker.sync"),
+        ("asgi", None),
+        ("uvicorn_worker.UvicornH11Worker", None),
+    ],
+)
+def test_what_is_to_be_used_instead_of_a_stock_class(check, write, worker, ours):
+    """Alone it has no delay; beside the hook, not our end."""
+    manifest = write("web.yaml", deployment(["gunicorn", "-k", worker, "app:app"]))
+    (finding,) = check(manifest)[1]["findings"]
+    fix = finding["fix"].partition(" (")[0]
+    assert finding["rule"] == "no-delay"
+    assert fix == (f"-k {ours}" if ours else f"`{HOOK.strip()}` in gunicorn's config file")
+    report = check(manifest, "-c", write("conf.py", HOOK))[1]
+    assert [(f["rule"], f["fix"]) for f in report["findings"]] == (
+        [("hook-only", f"-k {ours}")] if ours else []
+    )
+
+
+@pytest.mark.parametrize(
+    "worker",
+    ("gracefulworker.uvicorn", "egg:gracefulworker#uvicorn", "uvicorn_worker.UvicornWorker"),
+)
+@pytest.mark.parametrize("keep_alive", ("0", "5", "65"))
+def test_uvicorn_keeps_connections_alive(check, write, worker, keep_alive):
+    words = ["gunicorn", "-k", worker, "--keep-alive", keep_alive, "app:app"]
+    procfile = write("Procfile", f"web: {' '.join(words)}\n")
+    assert "keep-alive" in found(check(procfile)[1])
+    procfile = write("Procfile", f"web: {' '.join(words)} --keep-alive 95\n")
+    assert "keep-alive" not in found(check(procfile)[1])
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,53 @@ def test_defaults(plan):
     )
 
 
+@pytest.mark.parametrize(
+    ("worker", "ours"),
+    [
+        ("uvicorn_worker.UvicornWorker", "gracefulworker.uvicorn"),
+        ("uvicorn.workers.UvicornWorker", "gracefulworker.uvicorn"),
+        ("gthread", "gracefulworker.gthread"),
+        ("asgi", None),
+    ],
+)
+def test_a_class_that_is_not_ours_is_named(plan, tmp_path, worker, ours):
+    """Without the hook nothing holds; with it, the delay."""
+    _, out, err = plan("-k", worker)
+    use = f"-k {ours}" if ours else "`from gracefulworker.hooks import when_ready`"
+    stops = f"{worker} stops as soon as SIGTERM comes, nothing of this plan holds: {use}"
+    assert err == f"warning: {stops}\n"
+    assert "stops in its own way" in out and "answers say close" not in out
+    hook = "from gracefulworker.hooks import when_ready\ngraceful_idle = 1\n"
+    (tmp_path / "gunicorn.conf.py").write_text(f"{hook}worker_class = {worker!r}\n")
+    _, out, err = plan()
+    first, second = err.splitlines()
+    more = f": the rest needs -k {ours}" if ours else ""
+    has = f"{worker} has the delay by the hook, and then stops in its own way{more}"
+    assert first == f"warning: {has}"
+    assert second.startswith("warning: graceful_idle: needs a worker class of gracefulworker")
+    assert "serves as before\n" in out and "stops in its own way" in out
+    _, _, err = plan("-c", "python:gracefulworker.hooks", "-k", worker)
+    assert err.startswith(f"warning: {has}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        'worker_class = "gracefulworker.uvicorn"',
+        'worker_class = "egg:gracefulworker#uvicorn"',
+        'import gracefulworker\nworker_class = "gracefulworker"',
+        "import gracefulworker\nclass W(gracefulworker.sync): ...\nworker_class = W",
+        'worker_class = "shop.Worker"',  # nobody knows
+    ],
+)
+def test_ours_is_not_remarked_upon(plan, tmp_path, text):
+    (tmp_path / "gunicorn.conf.py").write_text(text)
+    status, out, err = plan()
+    assert (status, err) == (0, "")
+    assert "answers say close" in out
+
+
 def test_chosen_graceful_timeout_needs_a_period(plan):
     _, out, _ = plan("--graceful-timeout", "85", "--graceful-delay", "20")
     assert "\nterminationGracePeriodSeconds: needs at least 106, you set nothing: say it in" in out

@@ -49,6 +49,21 @@ def test_ours_beside_stock(rehearse):
     rehearsal.assert_nothing_left()
 
 
+def test_uvicorn_beside_its_own_worker(rehearse):
+    paths = ["--slow", "/slow", "--stream", "/stream", "--upload", "/upload"]
+    options = ["-k", "gracefulworker.uvicorn", "--against", "stock", "--pods", "1", *paths]
+    rehearsal = rehearse(*options, app="asgi_rehearsed:app")
+    assert rehearsal.end() == 0, rehearsal.said
+    ours, stock = rehearsal.rollout(0), rehearsal.rollout(1)
+    assert ours["worker"] == "gracefulworker.uvicorn"
+    assert stock["worker"] == "uvicorn_worker.UvicornWorker"
+    assert ours["lost"] == 0 and ours["asked"] > 50
+    assert stock["lost"] > 0
+    assert {"lame_duck", "gate", "stopped"} <= ours["pods"][0]["marks"].keys()
+    for head in (ours["worker"], stock["worker"]):
+        assert re.search(rf"┃ +{re.escape(head)} *┃", rehearsal.said), "on one line, whole"
+
+
 def test_a_terminal_of_80_columns_cuts_no_head(rehearse):
     """Nobody's terminal is narrower, and a file has as many: no head is broken or shortened."""
     rehearsal = rehearse("--pods", "1", "--against", "stock")
@@ -184,6 +199,10 @@ def test_the_end_behind_kube_proxys_rules_leaves_nothing(rehearse):
         (["--only-watch"], "--only-watch goes with --kubernetes"),
         (["-k", "subclasses.Gthread", "--against", "stock"], "name the class that is beside"),
         (["-k", "sync", "--against", "stock"], "gthread is no worker class of gracefulworker"),
+        (
+            ["-k", "uvicorn_worker.UvicornWorker", "--against", "stock"],
+            "give one with -k, such as gracefulworker.uvicorn",
+        ),
         (["-k", "subclasses.Nobody"], "there is no worker class subclasses.Nobody ("),
         (["--against", "bogus"], "there is no worker class bogus ("),
         (["--header", "Host"], "'Host' is not 'NAME: VALUE'"),

@@ -312,7 +312,7 @@ def _look_at(pid: int, name: str, opened: contextlib.ExitStack) -> Arbiter:
         )
     raise DrainError(
         f"{name} ({command}) is no gunicorn that gracefulworker looks after: start it with -k"
-        " gracefulworker.gthread, .sync or .gevent, or with gracefulworker.hooks"
+        " gracefulworker.gthread, .sync, .gevent or .uvicorn, or with gracefulworker.hooks"
     )
 
 

@@ -11,12 +11,13 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gracefulworker import settings
+from gracefulworker.arbiter import kinds
 from gracefulworker.phases import Phase
-from gracefulworker.tools import configuration
+from gracefulworker.tools import configuration, engines
 
 #: Of the output of ``--format json``.
 SCHEMA = 1
@@ -40,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="gunicorn's config file, or python:MODULE; ./gunicorn.conf.py if there is one",
     )
+    parser.add_argument("-k", "--worker-class", metavar="NAME", help="gunicorn's own")
     parser.add_argument("--graceful-timeout", metavar="S", help="gunicorn's own")
     for name, row in settings.TABLE.items():
         kind = row.metadata["kind"]
@@ -73,7 +75,7 @@ def _checked(kind: Any) -> Callable[[str], str]:
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan; 2 when the settings would stop the start."""
     try:
-        read, warnings = _read(arguments)
+        read, drains, warnings = _read(arguments)
     except (configuration.ConfigFileError, settings.SettingsError) as error:
         sentence = f"gracefulworker plan: {error}"
         cause = error.__cause__
@@ -86,12 +88,12 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(picture(read))
+    print(picture(read, drains))
     return 0
 
 
-def _read(arguments: argparse.Namespace) -> tuple[settings.Settings, list[str]]:
-    """The settings, and what there is to say about them and the rest of the configuration."""
+def _read(arguments: argparse.Namespace) -> tuple[settings.Settings, bool, list[str]]:
+    """The settings, whether the workers follow all of them, and what there is to say about it."""
     options: dict[str, str] = {}
     for name in settings.TABLE:
         value = getattr(arguments, name, None)
@@ -101,6 +103,8 @@ def _read(arguments: argparse.Namespace) -> tuple[settings.Settings, list[str]]:
     given = []
     if arguments.config is not None:
         given.append(f"--config={arguments.config}")
+    if arguments.worker_class is not None:
+        given.append(f"--worker-class={arguments.worker_class}")
     if arguments.graceful_timeout is not None:
         given.append(f"--graceful-timeout={arguments.graceful_timeout}")
     # GUNICORN_CMD_ARGS may name the config file, and the config file a variable.
@@ -116,7 +120,30 @@ def _read(arguments: argparse.Namespace) -> tuple[settings.Settings, list[str]]:
             raise configuration.ConfigFileError(sentence)
         warnings.append(sentence)
     read = settings.read(loaded.cfg, environ, names, options)
-    return read, [*warnings, *read.warnings]
+    remarks = [*_about_class(loaded, read)]
+    return read, not remarks, [*warnings, *read.warnings, *remarks]
+
+
+def _about_class(loaded: configuration.Configuration, read: settings.Settings) -> Iterator[str]:
+    """What does not hold for a worker class that is known not to be ours.
+
+    Nothing about one that nobody has named here: it may be named where gunicorn is started.
+    """
+    if "worker_class" not in loaded.given or "worker_class" in loaded.unclear:
+        return
+    worker = loaded.cfg.worker_class_str
+    if loaded.has_our_class or engines.is_ours(worker) is not False:
+        return
+    ours = engines.ours_beside(worker)
+    if loaded.has_hook:
+        yield f"{worker} has the delay by the hook, and then stops in its own way" + (
+            f": the rest needs -k {ours}" if ours else ""
+        )
+        if objection := kinds.OTHERS.objection(read):
+            yield objection
+    else:
+        remedy = f"-k {ours}" if ours else "`from gracefulworker.hooks import when_ready`"
+        yield f"{worker} stops as soon as SIGTERM comes, nothing of this plan holds: {remedy}"
 
 
 def as_json(read: settings.Settings, warnings: list[str]) -> dict[str, Any]:
@@ -142,8 +169,11 @@ def _needs(read: settings.Settings) -> str:
     return f"{needs}, you set nothing: say it in graceful_kill_after too, and all is fitted into it"
 
 
-def picture(read: settings.Settings) -> str:
-    """Return the timeline to scale, one row for each phase, and what the platform must give."""
+def picture(read: settings.Settings, drains: bool = True) -> str:
+    """Return the timeline to scale, one row for each phase, and what the platform must give.
+
+    :param drains: whether the workers are ours, and not only given the delay.
+    """
     delay, deadline = read.delay, read.delay + read.finish
     kill = float(read.needed) if read.period is None else read.period
     end = max(kill, deadline)
@@ -151,9 +181,12 @@ def picture(read: settings.Settings) -> str:
     def column(seconds: float) -> int:
         return round(WIDTH * seconds / end)
 
+    serves, ends = "serves as before", "stops in its own way"
+    if drains:
+        serves, ends = f"{serves}, answers say close", "refuses newcomers, finishes the rest"
     rows = [
-        (Phase.LAME_DUCK.name, 0.0, delay, "serves as before, answers say close"),
-        (Phase.DRAINING.name, delay, deadline, "refuses newcomers, finishes the rest"),
+        (Phase.LAME_DUCK.name, 0.0, delay, serves),
+        (Phase.DRAINING.name, delay, deadline, ends),
         ("margin", deadline, kill, "exits"),
     ]
     lines = [read.plan(), "", f"{'SIGTERM':11}|{'seconds':>{WIDTH}}"]

@@ -48,9 +48,6 @@ HERE = (
 #: Options that only a workload in a cluster has.
 IN_A_CLUSTER = ("url", "namespace", "context", "only_watch", "yes")
 
-#: The stock workers that ours are called after.
-ENGINES = ("sync", "gthread", "gevent")
-
 #: Header fields that say how a message is sent, or what becomes of its connection.
 FRAMING = ("connection", "content-length", "expect", "te", "transfer-encoding", "upgrade")
 
@@ -331,6 +328,7 @@ def _sides(arguments: argparse.Namespace) -> list[Configured]:
     :raises ValueError: one of them would not start, or nobody knows which worker class is stock
         beside ours.
     """
+    from gracefulworker.tools import engines
     from gracefulworker.tools.rehearse import configured
 
     options = tuple(arguments.passed_on)
@@ -339,17 +337,19 @@ def _sides(arguments: argparse.Namespace) -> list[Configured]:
     if not against:
         return [ours]
     if against == "stock":
-        if not ours.is_ours:
-            raise ValueError(
-                f"--against stock: {ours.worker} is no worker class of gracefulworker: give one"
-                " with -k, such as gracefulworker.gthread"
-            )
         worker = ours.worker
-        against = "gthread" if worker == "gracefulworker" else re.split("[.#]", worker)[-1]
-        if against not in ENGINES:
+        if not ours.is_ours:
+            beside = engines.ours_beside(worker)
+            raise ValueError(
+                f"--against stock: {worker} is no worker class of gracefulworker: give one with -k,"
+                f" such as {beside or 'gracefulworker.gthread'}"
+            )
+        engine = "gthread" if worker == "gracefulworker" else re.split("[.#]", worker)[-1]
+        if engine not in engines.STOCK:
             raise ValueError(
                 f"--against stock: name the class that is beside {worker}, such as gthread"
             )
+        against = engines.STOCK[engine]
     return [ours, configured.load(arguments.app, options, against)]
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import gracefulworker
 from gracefulworker.settings import MARGIN, whole
+from gracefulworker.tools import engines
 from gracefulworker.tools.manifests import launch
 from gracefulworker.tools.manifests.documents import Node
 from gracefulworker.tools.manifests.servers import Pod, Server, quits_after
@@ -43,8 +44,11 @@ ALB_ATTRIBUTES = "alb.ingress.kubernetes.io/load-balancer-attributes"
 #: https://devcenter.heroku.com/articles/http-routing#keepalives
 HEROKU_IDLE = 90.0
 
-#: Our workers that answer one request per connection have no keep-alive.
-KEEPERS = ("gthread", "gevent", "eventlet", "tornado")
+#: Those who answer one request per connection have no keep-alive.
+KEEPERS = ("gthread", "gevent", "eventlet", "tornado", "uvicorn", "asgi")
+
+#: How a worker class gets our delay that has no engine of ours.
+HOOK = "`from gracefulworker.hooks import when_ready` in gunicorn's config file"
 
 #: Programs that may stand in front of gunicorn in its pod, which are the names of their images too.
 PROXIES = frozenset(
@@ -411,10 +415,12 @@ def keep_alive(server: Server) -> Iterator[Mistake]:
     worker = server.worker
     if worker is None or not server.knows("keepalive"):
         return
-    if not worker.rsplit(".", 1)[-1].rsplit("#", 1)[-1].lower().startswith(KEEPERS):
+    name = worker.rsplit(".", 1)[-1].rsplit("#", 1)[-1].lower()
+    if not name.startswith(KEEPERS):
         return
     keepalive = float(server.read.cfg.keepalive)
-    if keepalive == 0:  # every answer says close: no connection is idle
+    # With 0 every answer says close, and no connection is idle; uvicorn closes without a word.
+    if keepalive == 0 and not name.startswith("uvicorn"):
         return
     # With a proxy in the pod, the balancer's connections end there.
     balancers = [] if in_front(server) else list(_balancers(server))
@@ -726,7 +732,7 @@ def _worker_class(server: Server, refused: str) -> Iterator[Mistake]:
     worker = server.worker or ""
     for prefix in ("gracefulworker.", "egg:gracefulworker#"):
         name = worker.removeprefix(prefix)
-        if name != worker and "." not in name and name not in ("sync", "gthread", "gevent"):
+        if name != worker and "." not in name and name not in engines.STOCK:
             yield Mistake(
                 ERROR,
                 server.place,
@@ -734,7 +740,7 @@ def _worker_class(server: Server, refused: str) -> Iterator[Mistake]:
                 refused,
                 f"-k gracefulworker.{gracefulworker.nearest_worker(name)}",
             )
-    if worker == "gracefulworker" and server.is_complete and not server.imports_ours:
+    if worker == "gracefulworker" and server.is_complete and not server.read.imports_ours:
         yield Mistake(
             ERROR,
             server.place,
@@ -978,10 +984,32 @@ def no_delay(server: Server) -> Iterator[Mistake]:
 
 
 def _our_worker(server: Server) -> str:
-    name = (server.worker or "sync").removeprefix("egg:gunicorn#")
-    if name in ("sync", "gthread", "gevent"):
-        return f"-k gracefulworker.{name}"
-    return "`from gracefulworker.hooks import when_ready` in gunicorn's config file"
+    ours = engines.ours_beside(server.worker or "sync")
+    return f"-k {ours}" if ours else HOOK
+
+
+@rule("hook-only")
+def hook_only(server: Server) -> Iterator[Mistake]:
+    """A worker class that one of ours could stand for has the hook alone.
+
+    `gracefulworker.hooks` gives it the delay and the probes; then it stops in its own way.
+
+    Clients: kept-alive connections are closed at each deploy without a word before, and what
+    waits in the accept queue is reset: a 502 now and then, and nobody counts it.
+    Fix: `-k gracefulworker.uvicorn`, say; the hook may stay.
+    """
+    ours = engines.ours_beside(server.worker or "")
+    if ours is None or not server.is_delayed:
+        return
+    yield Mistake(
+        WARNING,
+        server.place,
+        f"the worker class {server.worker} has the hook of gracefulworker alone: the delay, and "
+        "after it the class's own end",
+        "502 now and then at each deploy: nobody is told to close before the connections are, and "
+        "what waits in the accept queue is reset; the last log line cannot say how many",
+        f"-k {ours}",
+    )
 
 
 @rule("short-delay")

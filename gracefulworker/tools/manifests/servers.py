@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from gracefulworker import settings
+from gracefulworker.tools import engines
 from gracefulworker.tools.configuration import Configuration
 from gracefulworker.tools.manifests import dockerfile, launch, shell, units
 from gracefulworker.tools.manifests.documents import Node
@@ -21,9 +22,6 @@ from gracefulworker.tools.manifests.sources import Place
 from gracefulworker.tools.manifests.units import Stop
 
 _REFERENCE = re.compile(r"\$\$|\$\(([\w.-]+)\)")
-
-#: Worker classes that are known not to be ours: by the beginning of their name.
-FOREIGN = ("gunicorn.", "uvicorn.", "uvicorn_worker.", "aiohttp.", "egg:gunicorn", "egg:meinheld")
 
 
 @dataclass(frozen=True)
@@ -138,24 +136,10 @@ class Server:
     @cached_property
     def is_delayed(self) -> bool | None:
         """Whether gracefulworker gives it its delay: by the worker class, or by the hook."""
-        if self.imports_ours:
-            return True
-        location = self.read.cfg.config
-        if isinstance(location, str) and location.startswith("python:gracefulworker"):
+        if self.read.has_hook or self.read.has_our_class:
             return True
         worker = self.worker
-        if worker is None:
-            return None
-        if worker.startswith(("gracefulworker", "egg:gracefulworker")):
-            return True
-        if "." not in worker and ":" not in worker:
-            return False
-        return False if worker.startswith(FOREIGN) else None
-
-    @property
-    def imports_ours(self) -> bool:
-        """Whether its config file imports gracefulworker."""
-        return any(_is_from_us(value) for value in self.read.names.values())
+        return None if worker is None else engines.is_ours(worker)
 
     @property
     def delay(self) -> float | None:
@@ -326,13 +310,6 @@ def _backends(ingress: Node) -> Iterator[str | None]:
 
 def _namespace(node: Node) -> str:
     return node["metadata"]["namespace"].text or "default"
-
-
-def _is_from_us(value: object) -> bool:
-    """Tell whether a name of a config file holds our hook, our class, or one of our modules."""
-    modules = [getattr(cls, "__module__", "") for cls in getattr(value, "__mro__", ())]
-    modules += [getattr(value, "__module__", None), getattr(value, "__name__", None)]
-    return any(str(name).split(".")[0] == "gracefulworker" for name in modules if name)
 
 
 def referring(text: str, environ: Mapping[str, str | None]) -> str:

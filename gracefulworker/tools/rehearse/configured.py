@@ -150,7 +150,7 @@ def _load() -> Configured:
         return Configured(
             name,
             trouble=f"there is no worker class {name} ({reason}): name one of sync, gthread and"
-            " gevent, one of gracefulworker.sync, .gthread and .gevent, or MODULE.CLASS",
+            " gevent, one of gracefulworker.sync, .gthread, .gevent and .uvicorn, or MODULE.CLASS",
         )
     chosen = cfg.settings["worker_class"].get()
     is_ours = issubclass(worker, GracefulWorker)
