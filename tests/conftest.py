@@ -113,6 +113,11 @@ def pytest_addoption(parser):
         metavar="N",
         help=f"only the tests that hold line N of the contract, 1 to {max(LINES)}, and controls",
     )
+    parser.addoption(
+        "--uvicorn",
+        action="store_true",
+        help="only the tests of the uvicorn engine, which are left out otherwise",
+    )
 
 
 def pytest_collection_modifyitems(config, items):
@@ -125,10 +130,20 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.more)
         if {"assert_within", "ends_well"} & set(item.function.__code__.co_names):
             item.add_marker(pytest.mark.timed)
+    keep_only(config, items, lambda item: is_on_uvicorn(item) == config.option.uvicorn)
     if number := config.option.contract:
-        others = [item for item in items if not is_about(item, number)]
-        items[:] = [item for item in items if is_about(item, number)]
-        config.hook.pytest_deselected(items=others)
+        keep_only(config, items, lambda item: is_about(item, number))
+
+
+def keep_only(config, items, is_meant):
+    config.hook.pytest_deselected(items=[item for item in items if not is_meant(item)])
+    items[:] = [item for item in items if is_meant(item)]
+
+
+def is_on_uvicorn(item):
+    params = getattr(item, "callspec", None) and item.callspec.params
+    engines = {params.get("worker"), params.get("keeper")} if params else set()
+    return item.path.stem == "test_uvicorn" or "uvicorn" in engines
 
 
 def pytest_sessionfinish(session, exitstatus):

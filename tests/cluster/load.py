@@ -43,8 +43,9 @@ async def until_reached(address: tuple[str, int]) -> None:
 async def run(address: tuple[str, int], plan: Plan) -> None:
     journal = Journal()
     await until_reached(address)
-    clients = Clients(plan, Direct(address), journal)
-    await clients.learn([address])
+    service = Direct(address)
+    clients = Clients(plan, service, journal)
+    await clients.learn([service])
     clients.start()
     await asyncio.sleep(plan.warm_up)
     say(began=time.time())
