@@ -85,6 +85,8 @@ MORE = {
         "test_08_recycling",
         "test_08_successors",
         "test_08_reuse_port",
+        "test_09_sigterm_to_others",
+        "test_10_signals",
         "test_11_crowds",
         "test_11_lingering",
         "test_12_unchanged",
@@ -95,6 +97,7 @@ MORE = {
     "service": {
         "test_asgi_frameworks",
         "test_files",
+        "test_hooks",
         "test_orphans",
         "test_probes",
         "test_report",
