@@ -200,6 +200,7 @@ def post_worker_init(worker):
 """
 
 
+@pytest.mark.timed  # who has begun to write has a tenth of a second to end it
 def test_who_fails_at_the_deadline_gets_one_answer(serve):
     """gunicorn's 500 or our 503, and never both.
 
