@@ -81,6 +81,7 @@ def stalls():
 #: boot to its orderly end; this is what may go on around it, and the tools beside it.
 MORE = {
     "contract": {
+        "test_01_quiet",
         "test_06_owed",
         "test_08_recycling",
         "test_08_successors",
@@ -91,6 +92,7 @@ MORE = {
         "test_11_lingering",
         "test_12_unchanged",
         "test_13_outlived",
+        "test_13_unix_paths",
     },
     "docs": {"test_examples", "test_platforms"},
     "protocols": {"test_http2", "test_tls", "test_websocket"},
@@ -98,6 +100,7 @@ MORE = {
         "test_asgi_frameworks",
         "test_files",
         "test_hooks",
+        "test_log",
         "test_orphans",
         "test_probes",
         "test_report",
