@@ -248,7 +248,7 @@ def crossing(server):
 @pytest.mark.tracker(3394, 2296)
 def test_a_request_that_crosses_the_end_of_a_replaced_worker(serve, keeper):
     """A clean end of file, so that the client may send it again to the new one."""
-    server = serve(keeper, delay=0, options=LONG)
+    server = serve(keeper, delay=0, options=LONG, threads=1)
     end = crossing(server)
     assert (end.kind, end.body) == ("eof", b"")
     server.terminate()
@@ -259,7 +259,7 @@ def test_a_request_that_crosses_the_end_of_a_replaced_worker(serve, keeper):
 @pytest.mark.tracker(3394, 2296)
 @pytest.mark.parametrize("stock", ("gthread", "gevent"))
 def test_a_request_that_crosses_the_end_of_a_replaced_worker_on_stock(serve, stock):
-    server = serve(stock, options=(*LONG, "--graceful-timeout", "1"))
+    server = serve(stock, options=(*LONG, "--graceful-timeout", "1"), threads=1)
     assert crossing(server).kind == "reset"
 
 
