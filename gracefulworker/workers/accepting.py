@@ -1,8 +1,8 @@
 """Taking connections from an accept queue: what is the same in each engine.
 
-Each engine accepts in its own way, for it makes connections of its own class. None of them may
-lose what waits in a queue: when the process has run out of descriptors they wait for a `Pause`, and
-at the deadline `accept_all` takes who is left, to be told so.
+Each engine makes connections of its own class of what `accept_next` gives. None of them may lose
+what waits in a queue: when the process has run out of descriptors they wait for a `Pause`, and at
+the deadline `accept_all` takes who is left, to be told so.
 
 What may be changed here: what the end of a queue, or of the room for its connections, means.
 """
@@ -10,10 +10,15 @@ What may be changed here: what the end of a queue, or of the room for its connec
 from __future__ import annotations
 
 import _socket
+from collections.abc import Callable
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from gracefulworker.seam import Address, Config, Listener, Log
+from gracefulworker.shared import sockets
+from gracefulworker.workers.lingering import Lingerer
+
+Accepted = TypeVar("Accepted")
 
 
 class PausingWorker(Protocol):
@@ -70,6 +75,27 @@ class Pause:
         if self.until and monotonic() >= self.until:
             self.until = 0.0
         return self.until > 0.0
+
+
+def accept_next(
+    listener: Listener, accept: Callable[[], Accepted], lingerer: Lingerer
+) -> Accepted | None:
+    """What `accept` gives for the next connection in the queue; None when nobody waits.
+
+    :param accept: the listener's own method.
+    :raises OSError: no descriptor is free (its errno is in `sockets.NO_ROOM`), nor is one that
+        lingers; or the listener is broken.
+    """
+    while True:
+        try:
+            return accept()
+        except ConnectionAbortedError:
+            continue  # it has left, others may wait
+        except OSError as error:
+            if sockets.nobody_waits(listener, error):
+                return None
+            if error.errno not in sockets.NO_ROOM or not lingerer.thin():
+                raise
 
 
 def accept_all(listener: Listener) -> list[_socket.socket]:

@@ -108,18 +108,11 @@ class Server(StreamServer):  # type: ignore[misc]
     def do_read(self) -> tuple[GeventConnection, Address] | None:
         """StreamServer.do_read (gevent 1.3 on): accept one, None when nobody waits."""
         listener = self.socket
-        while True:
-            try:
-                fd, address = listener._accept()
-                break
-            except ConnectionAbortedError:
-                continue  # it has left, others may wait
-            except OSError as error:
-                if sockets.nobody_waits(listener, error):
-                    return None
-                if error.errno in sockets.NO_ROOM and self.worker.lingerer.thin():
-                    continue
-                raise  # _do_read tries again later
+        # Should it raise, _do_read tries again later.
+        accepted = accepting.accept_next(listener, listener._accept, self.worker.lingerer)
+        if accepted is None:
+            return None
+        fd, address = accepted
         if self.worker.lingerer:
             self.worker.lingerer.make_room(fd)
         client = GeventConnection(listener.family, listener.type, listener.proto, fileno=fd)
@@ -363,7 +356,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         if self.servers or not self.has_work():
             return SETTLE_PASS  # waiting for the seal, or for closed connections to end, and linger
         dues = [self.first_byte_expiry(conn.accepted_at) for conn in self.waiting(used=False)]
-        dues += [self.idle_expiry() for _ in self.waiting(used=True)]
+        dues += [self.idle_expiry()] if self.waiting(used=True) else []
         return min(self.until(dues), SWEEP_PASS)
 
     def waiting(self, used: bool) -> list[Any]:

@@ -208,19 +208,16 @@ class ThreadWorker(GracefulWorker, gthread.ThreadWorker):  # type: ignore[misc]
     def accept_one(self, listener: seam.Listener) -> bool:
         """Whether a connection came."""
         try:
-            client, address = listener.accept()
-        except ConnectionAbortedError:
-            return True  # it has left, others may wait
+            accepted = accepting.accept_next(listener, listener.accept, self.lingerer)
         except OSError as error:
-            if sockets.nobody_waits(listener, error):
-                return False
             if error.errno not in sockets.NO_ROOM:
                 raise
-            if self.lingerer.thin():
-                return True
             self.pause.begin(holds=self.nr_conns > 0)
             self.set_accept_enabled(False)
             return False
+        if accepted is None:
+            return False
+        client, address = accepted
         self.pause.since = 0.0
         if self.lingerer:
             self.lingerer.make_room(client.fileno())

@@ -277,21 +277,18 @@ class UvicornWorker(GracefulWorker, StockWorker):
     def accept_one(self, listener: seam.Listener) -> bool:
         """Whether a connection came."""
         try:
-            client, _ = listener.accept()
-        except ConnectionAbortedError:
-            return True  # it has left, others may wait
+            accepted = accepting.accept_next(listener, listener.accept, self.lingerer)
         except OSError as error:
-            if sockets.nobody_waits(listener, error):
-                return False
             if error.errno not in sockets.NO_ROOM:
                 raise
-            if self.lingerer.thin():
-                return True
             self.pause.begin(holds=self.holds_connections())
             for one in self.sockets:
                 self.stop_listening(one)
             self.loop.call_later(accepting.NO_ROOM_PAUSE, self.end_pause)
             return False
+        if accepted is None:
+            return False
+        client, _ = accepted
         self.pause.since = 0.0
         client.setblocking(False)
         arrival = self.loop.create_task(

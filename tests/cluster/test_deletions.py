@@ -13,6 +13,9 @@ from cluster.workloads import Workload, slow_to_start
 #: less than the example's delay of 5 s.
 HEARD = 4.0
 
+#: Times that a control does what may by chance go well once, with one or two pods leaving.
+CHANCES = 6
+
 ENGINES = ("gthread", "sync", "gevent")
 SIDES = ("ours", "stock")
 
@@ -30,6 +33,11 @@ def judge(side, load, watch=None):
     for pod in watch.pods if watch else ():
         assert watch.last_line(pod).startswith("clean after "), watch.logs[pod]
         assert watch.ended(pod)["exitCode"] == 0
+
+
+def chances(side):
+    """Rounds of a case: one of ours, and of stock until one shows a loss."""
+    return range(CHANCES if side == "stock" else 1)
 
 
 def killed(watch):
@@ -81,11 +89,16 @@ def test_slow_import_and_warm_up(kube, client, start, row, side):
 @pytest.mark.parametrize("side", SIDES)
 def test_scale_down(kube, client, start, row, side):
     workload = start(Workload(f"down-{side}", worker_of(side)))
-    with client.load(kube.address(workload.name)) as load:
-        before = kube.pods(workload.name)
-        kube("scale", f"deployment/{workload.name}", "--replicas=1")
-        kube.wait_gone([pod for pod in before if pod not in kube.pods(workload.name)])
-    row("scale from 3 to 1", side, load)
+    for _ in chances(side):
+        kube("scale", f"deployment/{workload.name}", "--replicas=3")
+        kube.wait_rolled_out(workload.name)
+        with client.load(kube.address(workload.name)) as load:
+            before = kube.pods(workload.name)
+            kube("scale", f"deployment/{workload.name}", "--replicas=1")
+            kube.wait_gone([pod for pod in before if pod not in kube.pods(workload.name)])
+        row("scale from 3 to 1", side, load)
+        if load.lost:
+            break
     judge(side, load)
 
 
@@ -117,19 +130,22 @@ def test_scale_to_zero(kube, client, start, row, side, unready):
 def test_drain_of_a_node(kube, client, start, row, two_nodes, side):
     """`kubectl drain` with the example's PodDisruptionBudget; nobody else's pods are touched."""
     workload = start(Workload(f"drain-{side}", worker_of(side)))
-    node = two_nodes[1]
-    here = kube.get(
-        "pods", "--selector", f"app={workload.name}", f"--field-selector=spec.nodeName={node}"
-    )
-    assert here["items"], f"no pod was put on {node}"
-    drain = ["drain", node, f"--pod-selector=app={workload.name}", "--timeout=150s"]
-    try:
-        with client.load(kube.address(workload.name)) as load:
-            kube(*drain, "--ignore-daemonsets", "--delete-emptydir-data")
-            kube.wait_rolled_out(workload.name)
-    finally:
-        kube("uncordon", node)
-    row("kubectl drain with a PodDisruptionBudget", side, load)
+    for chance in chances(side):
+        node = two_nodes[1 - chance % 2]  # the last round's pods are all on the other one
+        here = kube.get(
+            "pods", "--selector", f"app={workload.name}", f"--field-selector=spec.nodeName={node}"
+        )
+        assert here["items"], f"no pod was put on {node}"
+        drain = ["drain", node, f"--pod-selector=app={workload.name}", "--timeout=150s"]
+        try:
+            with client.load(kube.address(workload.name)) as load:
+                kube(*drain, "--ignore-daemonsets", "--delete-emptydir-data")
+                kube.wait_rolled_out(workload.name)
+        finally:
+            kube("uncordon", node)
+        row("kubectl drain with a PodDisruptionBudget", side, load)
+        if load.lost:
+            break
     judge(side, load)
 
 

@@ -16,6 +16,8 @@ def is_object(block):
 
 
 def is_part_of_a_pod(block):
+    if block.text.startswith("# values.yaml"):
+        return False  # a chart's, which it puts into a pod
     first = yaml.safe_load(block.text)
     return bool({"containers", "initContainers", "lifecycle", "env"} & first.keys())
 

@@ -270,13 +270,24 @@ FRONT = """\
 """
 NLB = "{name: web, annotations: {service.beta.kubernetes.io/aws-load-balancer-nlb-target-type: ip}}"
 
+TARGETS = """{name: web}
+---
+apiVersion: elbv2.k8s.aws/v1beta1
+kind: TargetGroupBinding
+metadata: {name: web}
+spec: {serviceRef: {name: web, port: 80}, targetType: ip}
+---
+kind: Service
+metadata: {name: web}"""
+
 
 @pytest.mark.parametrize(
     ("front", "service", "fix"),
     [
         (None, "{name: web}", "remove the preStop hook"),
-        # What the hook was there for must not go with it.
-        (None, NLB, "remove the preStop hook, and set GRACEFUL_DELAY=25"),
+        # What the hook was there for must not go with it, be it long enough or not.
+        (None, TARGETS, "remove the preStop hook, and set GRACEFUL_DELAY=25"),
+        (None, NLB, "remove the preStop hook, and set GRACEFUL_DELAY=150"),
         (15, "{name: web}", "remove the preStop hook, and set GRACEFUL_DELAY=17"),
     ],
 )
@@ -294,4 +305,4 @@ def test_the_hook_that_goes_leaves_a_delay_that_is_long_enough(
     cli.main(["check", "--format", "json", str(path)])
     findings = json.loads(capsys.readouterr().out)["findings"]
     assert next(one["fix"] for one in findings if one["rule"] == "prestop-sleep") == fix
-    assert not any(one["rule"] == "short-delay" for one in findings)
+    assert any(one["rule"] == "short-delay" for one in findings) == (service is NLB)

@@ -18,6 +18,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import gracefulworker
 from gracefulworker.settings import MARGIN, whole
@@ -65,10 +66,19 @@ HANDOVER = 2.0
 #: graceful_delay's own default, which is enough for kube-proxy and ingress-nginx.
 USUAL_DELAY = 5.0
 
-#: Seconds that an AWS load balancer takes to hear that a target which is a pod's own address is
-#: leaving, at least, and what is well enough; kube-proxy and ingress-nginx take less than 5.
-#: docs/platforms.md
-SHORT_FOR_TARGETS, ENOUGH_FOR_TARGETS = 20.0, 60.0
+
+class Balancer(NamedTuple):
+    """One of AWS that sends requests to a pod's own address, past kube-proxy."""
+
+    name: str
+    takes: float  #: seconds until it has heard that a target is leaving, as users measured
+    enough: float  #: a delay that holds them
+
+
+#: docs/platforms.md; kube-proxy and ingress-nginx take less than 5 s. Of which kind a target group
+#: is, its binding does not say.
+ALB, NLB = Balancer("the ALB", 25.0, 30.0), Balancer("the NLB", 120.0, 150.0)
+TARGET_GROUP = ALB._replace(name="the target group")
 
 #: Less than this from the start of the container to its end by the liveness probe is no boot time
 #: for a Python service, which takes 1 to 10 s on an idle machine.
@@ -312,8 +322,9 @@ def _planned(server: Server, sums: Budget | None) -> float:
     # What the hook was there for must not be lost with it.
     ends = [quits_after(node, is_native(node)) or 0.0 for node, _ in in_front(server)]
     longer = [end + HANDOVER for end in ends if delay < end < math.inf]
-    if delay < SHORT_FOR_TARGETS and _targets(server) is not None:
-        longer.append(max(presleep, SHORT_FOR_TARGETS))
+    balancer = _targets(server)
+    if balancer is not None and delay < balancer.takes:
+        longer.append(presleep if presleep >= balancer.takes else balancer.enough)
     return max([delay, *longer])
 
 
@@ -964,10 +975,10 @@ def no_delay(server: Server) -> Iterator[Mistake]:
         fix = _our_worker(server)
     if server.read.names == {}:
         fix += " (should a config file in the image do so already, give it with -c)"
-    targets = _targets(server)
+    balancer = _targets(server)
     fronts = [node for node, _ in in_front(server)]
-    if targets is not None:
-        fix += f", with {_enough(server)} for {targets}"
+    if balancer is not None:
+        fix += f", with {_enough(server, balancer.enough)} for {balancer.name}"
     elif fronts:
         quits = quits_after(fronts[0], is_native(fronts[0])) or 0.0
         end = max(0.0 if quits == math.inf else quits, USUAL_DELAY)
@@ -1016,38 +1027,37 @@ def hook_only(server: Server) -> Iterator[Mistake]:
 def short_delay(server: Server) -> Iterator[Mistake]:
     """A delay that is long enough for kube-proxy, and an AWS balancer that needs more.
 
-    Less than 20 s, behind an ALB or NLB whose targets are the pods themselves (`target-type:
-    ip`).
+    Less than 25 s behind an ALB, or than two minutes behind an NLB, whose targets are the pods
+    themselves (`target-type: ip`).
 
-    Clients: 502 for up to a minute at each deploy.
-    Fix: `GRACEFUL_DELAY=60`, and a period that holds it.
+    Clients: 502 for up to two minutes at each deploy.
+    Fix: `GRACEFUL_DELAY=30` (ALB) or `GRACEFUL_DELAY=150` (NLB), and a period that holds it.
     """
-    delay, presleep, targets = server.delay, server.presleep(), _targets(server)
-    if targets is None or delay is None or presleep is None:
+    delay, presleep, balancer = server.delay, server.presleep(), _targets(server)
+    if balancer is None or delay is None or presleep is None:
         return
     kept = delay + presleep
-    if not 0 < kept < SHORT_FOR_TARGETS:
+    if not 0 < kept < balancer.takes:
         return
     yield Mistake(
         WARNING,
         server.place_of("GRACEFUL_DELAY"),
-        f"gunicorn serves on for {kept:g} s, and {targets} sends requests to the pod's own address "
-        f"for {SHORT_FOR_TARGETS:g} to 70 s more",
+        f"gunicorn serves on for {kept:g} s, and {balancer.name} sends requests to the pod's own "
+        f"address for some {balancer.takes:g} s",
         "new connections are refused after that: 502 from the balancer",
-        _enough(server),
+        _enough(server, balancer.enough),
     )
 
 
-def _enough(server: Server) -> str:
-    timeout = float(server.read.cfg.graceful_timeout)
-    period = whole(ENOUGH_FOR_TARGETS + timeout + MARGIN)
-    by = f"GRACEFUL_DELAY={ENOUGH_FOR_TARGETS:g}"
+def _enough(server: Server, delay: float) -> str:
+    period = whole(delay + float(server.read.cfg.graceful_timeout) + MARGIN)
+    by = f"GRACEFUL_DELAY={delay:g}"
     if server.presleep() and not server.is_delayed:
-        by = f"a preStop sleep of {ENOUGH_FOR_TARGETS:g} s"
+        by = f"a preStop sleep of {delay:g} s"
     return f"{by} and terminationGracePeriodSeconds: {period}"
 
 
-def _targets(server: Server) -> str | None:
+def _targets(server: Server) -> Balancer | None:
     """The AWS balancer that sends requests to the pod itself, past kube-proxy."""
     if server.pod is None:
         return None
@@ -1055,18 +1065,18 @@ def _targets(server: Server) -> str | None:
     for ingress in server.cluster.ingresses_of(server.pod):
         kind = ingress["metadata"]["annotations"]["alb.ingress.kubernetes.io/target-type"].text
         if _class(ingress) == "alb" and kind == "ip":
-            return "the ALB"
+            return ALB
     names = {service["metadata"]["name"].text for service in services}
     for binding in server.cluster.target_groups:
         spec = binding["spec"]
         if spec["serviceRef"]["name"].text in names and spec["targetType"].text == "ip":
-            return "the target group"
+            return TARGET_GROUP
     prefix = "service.beta.kubernetes.io/aws-load-balancer-"
     for service in services:
         annotations = service["metadata"]["annotations"]
         is_ip = annotations[f"{prefix}nlb-target-type"].text == "ip"
         if is_ip or annotations[f"{prefix}type"].text == "nlb-ip":
-            return "the NLB"
+            return NLB
     return None
 
 
