@@ -137,6 +137,8 @@ def pytest_collection_modifyitems(config, items):
         if {"assert_within", "ends_well"} & set(item.function.__code__.co_names):
             item.add_marker(pytest.mark.timed)
     keep_only(config, items, lambda item: is_on_uvicorn(item) == config.option.uvicorn)
+    if config.option.uvicorn:
+        keep_only(config, items, lambda item: not item.get_closest_marker("wsgi"))
     if number := config.option.contract:
         keep_only(config, items, lambda item: is_about(item, number))
 

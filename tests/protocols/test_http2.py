@@ -17,6 +17,8 @@ from h2 import events
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 
+pytestmark = pytest.mark.wsgi  # gunicorn's own HTTP/2
+
 #: The GOAWAY that excludes no stream.
 NO_MORE = 2**31 - 1
 

@@ -8,6 +8,8 @@ import signal
 import pytest
 from harness import Client, assert_clean, assert_within, request, summary
 
+pytestmark = pytest.mark.wsgi
+
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
 #: RFC 6455 section 4.1, with its key.
 WEBSOCKET = (*UPGRADE, "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")

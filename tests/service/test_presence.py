@@ -49,6 +49,7 @@ def test_in_a_worker_of_another_class_it_is_the_services(serve):
     assert asked(server)[:2] == ["LAME_DUCK", True]
 
 
+@pytest.mark.wsgi
 @pytest.mark.tracker(2462, 1508, 2925, 3077)
 def test_the_examples_events_end_by_themselves(serve, worker):
     options = ("--chdir", str(EXAMPLES))

@@ -90,7 +90,7 @@ def test_probes_are_logged_when_asked_for(serve, worker):
     config = PATHS + "graceful_probe_log = True\n"
     server = serve(worker, config=config, options=("--access-logfile", "-"))
     server.fetch("/livez")
-    server.wait_log('"GET /livez HTTP/1.1" 200 ')
+    server.wait_log(r'"GET /livez HTTP/1.1" 200\b')
 
 
 @pytest.mark.tracker(2602)
@@ -100,9 +100,9 @@ def test_probes_are_not_counted_for_max_requests(serve, worker):
         assert server.fetch(path).status == 200
         assert said(server.fetch(path))[0] == 200  # by us
     assert server.fetch("/fast").kind == "response"
-    assert len(server.worker_pids) == 1 and not server.grep("^Autorestarting")
+    assert len(server.worker_pids) == 1
     server.fetch("/fast")
-    server.wait_log("^Autorestarting")
+    server.wait_log("^app imported", count=2)
 
 
 def test_probes_keep_connections_alive_as_requests_do(serve, keeper):
@@ -451,11 +451,12 @@ def test_warm_up(serve, worker):
     config = PATHS + 'graceful_warmup = ["/fast", "/status/302", "/status/404"]\n'
     server = serve(worker, config=config)
     server.wait_log("^warm-up", count=3)
+    reason, other = ("", "") if "uvicorn" in worker else (" OK", " Some Reason")
     lines = [line.message for line in server.grep("^warm-up")]
     assert [line.rsplit(" in ", 1)[0] for line in lines] == [
-        "warm-up: GET /fast was answered 200 OK",
-        "warm-up: GET /status/302 was answered 302 Some Reason",
-        "warm-up: GET /status/404 was answered 404 Some Reason",
+        f"warm-up: GET /fast was answered 200{reason}",
+        f"warm-up: GET /status/302 was answered 302{other}",
+        f"warm-up: GET /status/404 was answered 404{other}",
     ]
 
 
@@ -463,7 +464,7 @@ def test_warm_up(serve, worker):
 @pytest.mark.parametrize(
     ("path", "what"),
     [
-        ("/status/503", "GET /status/503 was answered 503 Some Reason"),
+        ("/status/503", "GET /status/503 was answered 503( Some Reason)?"),
         ("/broken", "GET /broken raised RuntimeError: the application failed"),
     ],
 )
