@@ -408,7 +408,8 @@ class UvicornWorker(GracefulWorker, StockWorker):
 
     def holds_connections(self) -> bool:
         """Whether any connection has, or may still have, something to be done for it."""
-        return bool(self.arrivals) or any(not self.has_parted(one) for one in self.connections)
+        parted = [self.has_parted(one) for one in self.connections]  # each notes since when
+        return bool(self.arrivals) or not all(parted)
 
     def has_parted(self, connection: Any) -> bool:
         """Whether only its client is waited for: behind TLS, by the event loop."""
