@@ -501,7 +501,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         """Nothing is left to serve: end, as soon as closed connections have had their moment."""
         if self.lingers() and monotonic() - self.lingerer.last_fin < EXIT_LINGER:
             return False
-        self.lingerer.close()
+        self.lingerer.let_go()
         self.finished()
         return True
 
