@@ -482,10 +482,10 @@ class UvicornWorker(GracefulWorker, StockWorker):
         stopping = self.stopping()
         if stopping:
             self.changed.set()
-        if self.is_secure or self.resigned:
+        if self.is_secure or self.resigned or not (stopping or is_sending(connection)):
             return
         fd = raw(connection).fileno()
-        if fd < 0 or not (stopping or is_sending(connection, fd)):
+        if fd < 0:
             return
         try:
             own = os.dup(fd)
@@ -590,10 +590,13 @@ def bare_socket(transport: Any) -> socket.socket:
     return socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
 
 
-def is_sending(connection: Any, fd: int) -> bool:
-    """Whether bytes of the client's have not been read, or are still to come."""
-    cycle = getattr(connection, "cycle", None)
-    return (cycle is not None and cycle.more_body) or sockets.unread(fd) > 0
+def is_sending(connection: Any) -> bool:
+    """Whether its client may be sending: not when it has had its answer to all that it has begun.
+
+    Asked at the end of each connection: it costs no system call.
+    """
+    cycle = getattr(connection, "cycle", None)  # a WebSocket has none
+    return cycle is None or cycle.more_body or has_begun(connection)
 
 
 def is_prober(scope: Any) -> bool:
