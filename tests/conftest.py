@@ -152,7 +152,7 @@ def is_on_uvicorn(item):
     """Whether a test is about that engine, or a control on uvicorn's own worker."""
     params = item.callspec.params if hasattr(item, "callspec") else {}
     engines = {params.get(name) for name in ("worker", "keeper", "stock")}
-    return item.path.stem in ("test_uvicorn", "test_uvicorn_stock") or "uvicorn" in engines
+    return item.path.stem.startswith("test_uvicorn") or "uvicorn" in engines
 
 
 def pytest_sessionfinish(session, exitstatus):
