@@ -1,4 +1,4 @@
-"""What the uvicorn worker's event loop does when there is little to be done for many, or nothing."""
+"""What the uvicorn worker has to do for many, or while it waits, costs little."""
 
 from __future__ import annotations
 
@@ -94,3 +94,20 @@ def test_a_crowd_that_is_waited_for_leaves_the_loop_to_others(serve, descriptors
     assert crowd[0].end(timeout=CEILING).kind == "eof"
     assert seconds_of_processor(pid) - before < 0.35 * (now() - at)
     assert_clean(server)
+
+
+MANY = 300
+
+
+@pytest.mark.contract(7)
+def test_many_that_are_cut_are_named_in_time(serve):
+    """Each task in another thread, which has to be found among as many."""
+    server = serve(WORKER, delay=0.2, env={"GRACEFUL_KILL_AFTER": "3"})
+    clients = [server.hold(str(number))[0] for number in range(MANY)]
+    server.terminate()
+    assert [client.ending().status for client in clients] == [503] * MANY
+    server.wait_gone()
+    assert server.status == 5
+    assert any("in gate" in line.text for line in server.lines)
+    assert server.grep(r"^cut at the deadline: \d+ more, which are not named here")
+    assert not server.grep("has not ended in time")
