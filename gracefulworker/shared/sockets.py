@@ -6,7 +6,10 @@ What may be changed here: nothing may wait, and nothing may yield under gevent.
 from __future__ import annotations
 
 import errno
+import fcntl
 import select
+import sys
+import termios
 
 from gracefulworker.seam import Listener
 
@@ -29,6 +32,11 @@ def nobody_waits(listener: Listener, error: OSError) -> bool:
     if error.errno in NO_ROOM:
         return not readable([listener.fileno()])
     return error.errno in NOBODY_WAITS
+
+
+def unread(fd: int) -> int:
+    """Bytes that a connection's client has sent and nobody has read; its end of file is none."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def readable(fds: list[int]) -> set[int]:

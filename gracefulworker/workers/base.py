@@ -15,13 +15,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import itertools
 import operator
 import os
 import signal
 import sys
 import time
 from _thread import get_ident  # bound before gevent patches it: the native one
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from types import FrameType
 from typing import Any, NoReturn
@@ -119,14 +120,10 @@ _WITHOUT_USERS = {"__main__", "_distutils_hack", "_virtualenv", "cython_runtime"
 _WITHOUT_USERS |= {"gracefulworker", "greenlet", "gunicorn", "packaging", "setproctitle", "zope"}
 
 
-def _knows_what_is_imported(app: Any) -> bool:
-    """Whether all of it is gunicorn's, ours or Python's.
-
-    It is not with --preload, a config file, or a class of the user's. Then the exit takes some 15
-    ms of the processor more in each worker, as long as it takes in stock's.
-    """
-    packages = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names
-    return type(app).__module__.startswith("gunicorn.") and all(
+def _are_known(modules: Iterable[str]) -> bool:
+    """Whether all of them are gunicorn's, ours or Python's."""
+    packages = {name.partition(".")[0] for name in modules} - sys.stdlib_module_names
+    return all(
         name in _WITHOUT_USERS or name.startswith(("_cython_", "__editable__")) for name in packages
     )
 
@@ -152,7 +149,12 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
     #: Connections that are closed and still read on; made by each engine's `run`.
     lingerer: lingering.Lingerer
 
-    #: Whether none of what was there before the fork is the user's.
+    #: Modules that were there before the fork, if none of them is the user's; else 0. Then, as with
+    #: --preload, a config file or a class of the user's, the exit takes some 15 ms of the processor
+    #: more, as long as it takes in stock's.
+    known_modules = 0
+
+    #: Whether nothing of the user's was there before `init_signals`.
     inherited_nothing_of_users = False
 
     # Worker's own, which is untyped.
@@ -183,6 +185,9 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         self.supervisor = supervise()
         super().__init__(*args, **kwargs)
         if self.supervisor is not None:
+            # In the arbiter: to look at each name writes to it, so it would copy its memory there.
+            if type(self.app).__module__.startswith("gunicorn.") and _are_known(sys.modules):
+                self.known_modules = len(sys.modules)
             self.broadcast = self.supervisor.broadcast
             self.page = self.broadcast.page
             self.settings = self.supervisor.settings
@@ -260,7 +265,10 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         super().init_signals()
         if self.supervisor is None:
             return
-        self.inherited_nothing_of_users = _knows_what_is_imported(self.app)
+        if self.known_modules:
+            more = max(len(sys.modules) - self.known_modules, 0)
+            newer = itertools.islice(reversed(sys.modules), more)
+            self.inherited_nothing_of_users = _are_known(newer)
         gc.freeze()
         current.answer_with(self.phase_for_application)
         if self.settings.sigint:
@@ -501,7 +509,7 @@ class GracefulWorker(OurWorker, Worker):  # type: ignore[misc]
         """Nothing is left to serve: end, as soon as closed connections have had their moment."""
         if self.lingers() and monotonic() - self.lingerer.last_fin < EXIT_LINGER:
             return False
-        self.lingerer.close()
+        self.lingerer.let_go()
         self.finished()
         return True
 

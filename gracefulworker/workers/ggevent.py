@@ -74,6 +74,8 @@ class Hearing:
         too, but Linux answers bytes that cross our FIN with RST then (RFC 1122 section 4.2.2.13).
         """
         self.hung_up = True
+        self.worker.connections.discard(self)
+        self.worker.parting.add(self)
         with contextlib.suppress(OSError):  # the client has gone
             self.worker.lingerer.half_close(self)
         self.hub.cancel_wait(self._read_event, HungUp)  # type: ignore[attr-defined]
@@ -178,6 +180,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         #: from accept to close, also before its greenlet has run
         self.connections: set[Any] = set()
+        self.parting: set[Any] = set()  #: hung up: their greenlets end next
         self.servers: list[Server] = []
 
     def notify(self) -> None:
@@ -245,7 +248,8 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
     def forget(self, client: Hearing) -> None:
         """The connection has been closed."""
         self.connections.discard(client)
-        if self.stopping() and not self.connections:
+        self.parting.discard(client)
+        if self.stopping() and not (self.connections or self.parting):
             self.wake()
 
     def handle_request(self, *args: Any) -> Any:
@@ -380,8 +384,8 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
         for client in lingering.still_idle(idle):
             client.hang_up()
             self.count_idle()
-        if self.servers or self.has_work() or self.connections:
-            return  # those that are hung up end when their greenlets have had their turn
+        if self.servers or self.in_flight or self.connections or self.parting:
+            return
         self.lingerer.sweep()
         self.finish_when_lingered()
 
@@ -390,8 +394,7 @@ class GeventWorker(GracefulWorker, ggevent.GeventWorker):  # type: ignore[misc]
 
         What is wrapped in a GeventTLSConnection has no descriptor of its own.
         """
-        open_ones = (client for client in self.connections if client.fileno() >= 0)
-        return bool(self.in_flight) or any(not client.hung_up for client in open_ones)
+        return bool(self.in_flight) or any(client.fileno() >= 0 for client in self.connections)
 
     def close_servers(self) -> None:
         state = self.listeners_state

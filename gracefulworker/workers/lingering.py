@@ -177,9 +177,9 @@ class Lingerer:
             for fd, _ in list(itertools.takewhile(lambda entry: entry[1] <= now, ends.items())):
                 self._close(fd)
 
-    def close(self) -> None:
-        """Close every connection."""
-        for fd in list(self._last_ends):
+    def let_go(self) -> None:
+        """The process is about to end, which closes them: only those without a FIN need more."""
+        for fd in list(self._kept):
             self._close(fd)
 
     def _close(self, fd: int) -> None:

@@ -194,6 +194,7 @@ class UvicornWorker(GracefulWorker, StockWorker):
         self.lingerer = lingering.Lingerer()
         self.config.app = self.wsgi
         self.config.load()
+        self.is_secure = self.config.ssl is not None
         self.use_our_protocols()
         judges = requests.probe_judges(self)
         if judges:
@@ -242,7 +243,7 @@ class UvicornWorker(GracefulWorker, StockWorker):
         for listener in self.sockets:
             # Behind TLS the event loop's own server tells nobody of a handshake under way; and a
             # Unix listener that is gated says EINVAL, which no loop takes for an empty queue.
-            if self.config.ssl is not None or listener.family == socket.AF_UNIX:
+            if self.is_secure or listener.family == socket.AF_UNIX:
                 self.listen(listener)
             else:
                 own = socket.socket(fileno=os.dup(listener.fileno()))
@@ -477,7 +478,7 @@ class UvicornWorker(GracefulWorker, StockWorker):
     def half_close(self, connection: Any) -> None:
         """Send FIN at once, where nothing of ours is to be sent before it."""
         transport = connection.transport
-        if transport.get_extra_info("sslcontext") or transport.get_write_buffer_size():
+        if self.is_secure or transport.get_write_buffer_size():
             return
         bare = bare_socket(transport)
         try:
@@ -500,12 +501,13 @@ class UvicornWorker(GracefulWorker, StockWorker):
 
     def linger(self, connection: Any) -> None:
         """A connection is being closed: read on if its client may be sending (see `lingering`)."""
-        if self.stopping():
+        stopping = self.stopping()
+        if stopping:
             self.changed.set()
-        if self.resigned or connection.transport.get_extra_info("sslcontext"):
+        if self.is_secure or self.resigned:
             return
         fd = raw(connection).fileno()
-        if fd < 0 or not (self.stopping() or is_sending(connection, fd)):
+        if fd < 0 or not (stopping or is_sending(connection, fd)):
             return
         try:
             own = os.dup(fd)
@@ -611,9 +613,9 @@ def bare_socket(transport: Any) -> socket.socket:
 
 
 def is_sending(connection: Any, fd: int) -> bool:
-    """Whether something of the client's has not been read."""
+    """Whether bytes of the client's have not been read, or are still to come."""
     cycle = getattr(connection, "cycle", None)
-    return (cycle is not None and cycle.more_body) or bool(sockets.readable([fd]))
+    return (cycle is not None and cycle.more_body) or sockets.unread(fd) > 0
 
 
 def is_prober(scope: Any) -> bool:

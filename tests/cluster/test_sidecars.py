@@ -61,6 +61,8 @@ def test_nginx_in_front(kube, client, start, row, how):
     if how == "native sidecar without a hook":
         assert any("502" in ending for ending in load.endings), load.told
         return
-    assert not load.lost, load.told
+    # nginx ends its idle connections without a word: a request that crosses its FIN is lost, unless
+    # its client asks again, as it may on a reused connection.
+    assert not [end for end in load.endings if not end.endswith("closed (reused)")], load.told
     for pod in watch.pods:
         assert watch.last_line(pod).startswith("clean after "), watch.logs[pod]

@@ -96,10 +96,13 @@ def finish(client, held, data):
 @pytest.mark.parametrize("data", UNREAD.values(), ids=UNREAD)
 def test_bytes_that_nobody_reads_destroy_no_response(serve, worker, data):
     server = serve(worker, workers=3, delay=0.2)
-    begun = [begin(server, data) for _ in range(3)]
-    for (client, held), turn in zip(
-        begun, (lambda: None, server.terminate, server.wait_draining), strict=True
-    ):
+    turns = [lambda: None, server.terminate, server.wait_draining]
+    if "uvicorn" in worker and data is UNREAD["pipelined"]:
+        # Its parser passes over what comes behind "Connection: close", which no client may send
+        # (RFC 9112 section 9.6). Before SIGTERM that is left at that.
+        del turns[0]
+    begun = [begin(server, data) for _ in turns]
+    for (client, held), turn in zip(begun, turns, strict=True):
         turn()
         end = finish(client, held, data)
         assert (end.status, len(end.body)) == (413, EARLY), str(end)

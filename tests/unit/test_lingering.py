@@ -63,6 +63,6 @@ def test_one_that_cannot_see_its_client_s_end_is_kept_and_read_before_it_is_clos
             assert len(lingerer) == 1  # it reads an end of file, which is not the client's
             client.sendall(b"crossing")
             assert os.fstat(fd)
-            lingerer.close()
+            lingerer.let_go()
             assert not lingerer and client.recv(1) == b""
             assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0  # no reset
