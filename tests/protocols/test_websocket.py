@@ -62,13 +62,12 @@ def test_it_goes_on_to_the_end_of_the_delay_and_is_told_then(serve, worker, path
 
 
 @pytest.mark.control(6)
-@pytest.mark.parametrize("stock", ("sync", "gthread", "gevent", "uvicorn"))
+@pytest.mark.parametrize("stock", ("sync", "gthread", "gevent"))
 def test_it_holds_stock_up_to_the_deadline(serve, stock):
     server = serve(stock, options=("--graceful-timeout", "1"))
     client = open_websocket(server)
     at = server.signal(signal.SIGTERM)
-    if stock != "uvicorn":  # which tells the client at once, and then waits for its answer
-        assert echoes(client, b"draining")
+    assert echoes(client, b"draining")
     assert server.wait_gone() - at > 0.9
 
 
