@@ -149,9 +149,10 @@ def keep_only(config, items, is_meant):
 
 
 def is_on_uvicorn(item):
-    params = getattr(item, "callspec", None) and item.callspec.params
-    engines = {params.get("worker"), params.get("keeper")} if params else set()
-    return item.path.stem == "test_uvicorn" or "uvicorn" in engines
+    """Whether a test is about that engine, or a control on uvicorn's own worker."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    engines = {params.get(name) for name in ("worker", "keeper", "stock")}
+    return item.path.stem.startswith("test_uvicorn") or "uvicorn" in engines
 
 
 def pytest_sessionfinish(session, exitstatus):

@@ -61,6 +61,9 @@ from gracefulworker.workers.warmup import WarmupError
 #: Seconds between two looks at closed connections whose clients have not closed yet.
 SWEEP_PASS = 0.05
 
+#: Seconds between two looks at all connections for each of them, several times what one costs.
+REST = 0.00001
+
 #: Connections that are accepted in one turn of the event loop.
 AT_ONCE = 64
 
@@ -163,6 +166,7 @@ class UvicornWorker(GracefulWorker, StockWorker):
         self.noted_at = 0.0
         self.arrivals: dict[Task, int] = {}
         self.pause = accepting.Pause(self)
+        self.looked_at = 0.0  #: all connections have been, in DRAINING (monotonic seconds)
         self.probers: set[Task] = set()
         self.is_leaving = False  #: the lifespan's shutdown has begun
         self.cycles: Any = None  #: uvicorn's module that makes them
@@ -271,9 +275,11 @@ class UvicornWorker(GracefulWorker, StockWorker):
             one.close()
 
     def on_connections(self, listener: seam.Listener) -> None:
+        """Take some of those who wait; `changed` is set when there may be more."""
         for _ in range(AT_ONCE):
             if not self.accept_one(listener):
                 return
+        self.changed.set()
 
     def accept_one(self, listener: seam.Listener) -> bool:
         """Whether a connection came."""
@@ -309,7 +315,8 @@ class UvicornWorker(GracefulWorker, StockWorker):
                 raise error
 
     def end_pause(self) -> None:
-        if not self.pause.lasts():
+        """Listen again, whatever the clock says: the loop's may be a moment before Python's."""
+        if not self.is_draining():
             for listener in self.sockets:
                 self.listen(listener)
 
@@ -336,10 +343,13 @@ class UvicornWorker(GracefulWorker, StockWorker):
                 self.watch_tasks()
                 if self.servers:
                     await self.take_over()
+            seconds = SWEEP_PASS if self.lingerer else PASS
             if self.is_draining():
-                await self.drain()
+                seconds = await self.drain()
+            if self.lingerer.receiving:
+                seconds = min(seconds, lingering.LINGER_PASS)
             if self._running:
-                await self.wait(self.until_due())
+                await self.wait(seconds)
         self.loop.remove_reader(self.PIPE[0])
 
     async def wait(self, seconds: float) -> None:
@@ -358,43 +368,45 @@ class UvicornWorker(GracefulWorker, StockWorker):
             self.hear(phase)
         self.changed.set()
 
-    def until_due(self) -> float:
-        """Seconds until the next look, if nothing happens before."""
-        if self.lingerer.receiving:
-            return lingering.LINGER_PASS
-        most = SWEEP_PASS if self.lingerer else PASS
-        if not self.is_draining():
-            return most
-        if self.sockets or not self.holds_connections():
-            return SETTLE_PASS  # waiting for the seal, or for closed connections to linger
-        dues = [self.expiry(one) for one in self.waiting()]
-        dues += [self.first_byte_expiry(since) for since in self.arrivals.values()]
-        return min(self.until(dues), most, SWEEP_PASS)
-
     # Draining
 
-    async def drain(self) -> None:
+    async def drain(self) -> float:
+        """Do what is due; seconds until there is more to do, if nothing happens before."""
         self.close_listeners()
-        await self.close_idle()
+        rest = self.looked_at + REST * len(self.connections) - time.monotonic()
+        if rest > 0:
+            return min(rest, SETTLE_PASS) if self.sockets else rest
+        due = await self.close_idle()
         self.tell_open_websockets()
-        if self.sockets or self.holds_connections() or self.tasks:
-            return
-        self.lingerer.sweep()
-        self.finish_when_lingered()
+        holds = bool(self.tasks) or self.holds_connections()
+        self.looked_at = time.monotonic()
+        if holds and not self.sockets:
+            # One that is due, and has bytes that have not been read, is not closed: not at once
+            # again, for they may not be read soon.
+            return max(min(self.until(due), SWEEP_PASS), SETTLE_PASS)
+        if not (holds or self.sockets):
+            self.lingerer.sweep()
+            self.finish_when_lingered()
+        return SETTLE_PASS  # waiting for the seal, or for closed connections to linger
 
     def close_listeners(self) -> None:
+        """Take who waits, in each pass and no more when the event loop says so, until the seal.
+
+        A gated Unix listener is readable all the time.
+        """
         if not self.sockets:
             return
         state = self.listeners_state
         if state == ListenerState.LEFT:
             self.stop_accepting()
-        elif state == ListenerState.SEALED:
-            for listener in self.sockets:
-                while self.accept_one(listener):
-                    continue
+            return
+        for listener in self.sockets:
+            self.stop_listening(listener)
             if not self.pause.lasts():
-                self.stop_accepting()
-                self.slot.drained = 1
+                self.on_connections(listener)
+        if state == ListenerState.SEALED and not (self.pause.lasts() or self.changed.is_set()):
+            self.stop_accepting()
+            self.slot.drained = 1
 
     def stop_accepting(self) -> None:
         for listener in self.sockets:
@@ -429,20 +441,29 @@ class UvicornWorker(GracefulWorker, StockWorker):
             if isinstance(one, Connection) and not (one.transport.is_closing() or has_begun(one))
         ]
 
-    def expiry(self, connection: Any) -> int:
-        """ns at which a connection that is `waiting` is closed."""
-        if connection.cycle is not None:
-            return self.idle_expiry()
-        return self.first_byte_expiry(connection.accepted_at)
-
-    async def close_idle(self) -> None:
-        """After a last look for bytes."""
+    async def close_idle(self) -> list[int]:
+        """Close those whose time is over, after a last look for bytes; the others' times (ns)."""
         now = time.monotonic_ns()
+        dues = set()
         for arrival, since in list(self.arrivals.items()):
-            if now >= self.first_byte_expiry(since):
+            due = self.first_byte_expiry(since)
+            if now >= due:
                 arrival.cancel()
                 self.count_idle()
-        idle = {raw(one): one for one in self.waiting() if now >= self.expiry(one)}
+            dues.add(due)
+        idle = {}
+        began, after_a_request = self.drain_began(), self.idle_expiry()
+        before_the_first = self.first_byte_expiry(began)
+        for one in self.waiting():
+            if one.cycle is not None:
+                due = after_a_request
+            elif one.accepted_at <= began:
+                due = before_the_first
+            else:
+                due = self.first_byte_expiry(one.accepted_at)
+            if now >= due:
+                idle[raw(one)] = one
+            dues.add(due)
         for number, client in enumerate(lingering.still_idle(list(idle))):
             connection = idle[client]
             if number and number % lingering.LOOK_BATCH == 0:
@@ -452,6 +473,7 @@ class UvicornWorker(GracefulWorker, StockWorker):
             self.half_close(connection)
             connection.shutdown()
             self.count_idle()
+        return list(dues)
 
     def half_close(self, connection: Any) -> None:
         """Send FIN at once, where nothing of ours is to be sent before it."""

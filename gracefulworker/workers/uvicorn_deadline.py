@@ -62,6 +62,9 @@ class UvicornDeadline(Deadline):
 
     worker: LoopWorker
 
+    #: by a future's id: the thread in which that runs which the future is of; once one is named
+    _threads: dict[int, int] | None = None
+
     def answer(self) -> list[Left]:
         """In the event loop; in this thread where that does not come to it."""
         found: list[list[Left]] = []
@@ -177,7 +180,9 @@ class UvicornDeadline(Deadline):
         frames = suspended(coroutine)
         yield from frames
         awaited = unshielded(getattr(task, "_fut_waiter", None))
-        ident = thread_of(awaited, besides={self._main, _thread.get_ident()})
+        if self._threads is None:  # for all tasks at once: there may be hundreds of both
+            self._threads = threads_of_futures(besides={self._main, _thread.get_ident()})
+        ident = self._threads.get(id(awaited))
         if ident is not None:
             yield from reversed([one for one in self._frames(ident) if is_work(one)])
             return
@@ -241,21 +246,21 @@ def listens(task: Task) -> bool:
     return any(frame.f_code.co_name == "receive" for frame in suspended(task.get_coro()))
 
 
-def thread_of(awaited: Any, besides: set[int]) -> int | None:
-    """The thread in which that runs which a task waits for.
+def threads_of_futures(besides: set[int]) -> dict[int, int]:
+    """By a future's id, the thread in which that runs which a task waits for by this future.
 
     Whoever runs it (anyio, a ThreadPoolExecutor) has the future at hand, and calls the code.
     """
-    if awaited is None:
-        return None
+    threads: dict[int, int] = {}
     for ident, innermost in sys._current_frames().items():
         frame = None if ident in besides else innermost
         while frame is not None:
             for value in list(frame.f_locals.values()):
-                if value is awaited or leads_to(getattr(value, "future", None), awaited):
-                    return ident
+                for one in (value, *results_of(getattr(value, "future", None))):
+                    if isinstance(one, asyncio.Future):
+                        threads.setdefault(id(one), ident)
             frame = frame.f_back
-    return None
+    return threads
 
 
 def is_work(frame: FrameType) -> bool:
@@ -263,10 +268,10 @@ def is_work(frame: FrameType) -> bool:
     return frame.f_globals.get("__name__") not in ("threading", "concurrent.futures.thread")
 
 
-def leads_to(source: Any, future: Any) -> bool:
-    """Whether a concurrent future's result becomes that one's (asyncio.futures._chain_future)."""
+def results_of(source: Any) -> list[Any]:
+    """What a concurrent future's result becomes that of, too (asyncio.futures._chain_future)."""
     if not isinstance(source, Future):
-        return False
+        return []
     callbacks = list(source._done_callbacks)  # type: ignore[attr-defined]
     cells = [cell for one in callbacks for cell in getattr(one, "__closure__", None) or ()]
-    return any(cell.cell_contents is future for cell in cells)
+    return [cell.cell_contents for cell in cells]

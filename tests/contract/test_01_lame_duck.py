@@ -32,7 +32,7 @@ def test_newcomers_are_served_until_the_delay_is_over(serve, worker):
 
 @pytest.mark.control(1)
 @pytest.mark.tracker(2884, 3181, 1757)
-@pytest.mark.parametrize("stock", ("sync", "gthread", "gevent"))
+@pytest.mark.parametrize("stock", ("sync", "gthread", "gevent", "uvicorn"))
 def test_newcomers_are_served_until_the_delay_is_over_on_stock(serve, stock):
     server = serve(stock, delay=2.0)  # which it does not know
     term = server.signal(signal.SIGTERM)

@@ -31,7 +31,7 @@ def test_a_request_in_flight_at_sigterm_says_close(serve, worker, route):
 @pytest.mark.control(2)
 @pytest.mark.tracker(2313)
 @pytest.mark.parametrize("route", ("/gated/{}", "/late-chunk/{}"))
-@pytest.mark.parametrize("stock", ("gthread", "gevent"))
+@pytest.mark.parametrize("stock", ("gthread", "gevent", "uvicorn"))
 def test_a_request_in_flight_at_sigterm_says_close_on_stock(serve, stock, route):
     """Stock decides before the application runs."""
     server = serve(stock)

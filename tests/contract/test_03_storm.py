@@ -31,10 +31,11 @@ def test_nothing_is_lost_in_ten_shutdowns(serve, worker):
 
 @pytest.mark.control(3)
 @pytest.mark.tracker(2409)
-def test_nothing_is_lost_in_ten_shutdowns_on_stock(serve):
+@pytest.mark.parametrize("stock", ("sync", "uvicorn"))
+def test_nothing_is_lost_in_ten_shutdowns_on_stock(serve, stock):
     kinds = set()
     for _ in range(ROUNDS):
-        server = serve("sync", workers=2)
+        server = serve(stock, workers=2)
         with Storm(server.addresses[0], CLIENTS) as storm:
             storm.wait_served(5 * CLIENTS)
             server.signal(signal.SIGTERM)

@@ -71,7 +71,7 @@ def test_a_request_that_crosses_the_fin_gets_a_clean_end(serve, keeper):
 
 @pytest.mark.control(4)
 @pytest.mark.tracker(1236, 2317)
-@pytest.mark.parametrize("stock", ("gthread", "gevent"))
+@pytest.mark.parametrize("stock", ("gthread", "gevent", "uvicorn"))
 def test_a_request_that_crosses_the_fin_gets_a_clean_end_on_stock(serve, stock):
     server = serve(stock, options=(*LONG, "--graceful-timeout", "1"), threads=1)
     assert cross_the_end(server, signal.SIGTERM, server.wait_gone).kind == "reset"

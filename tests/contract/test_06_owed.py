@@ -281,7 +281,7 @@ def test_coverage_around_gunicorn_writes_its_data(tmp_path, kind):
 
 
 @pytest.mark.control(6)
-@pytest.mark.parametrize("stock", ("sync", "gthread"))
+@pytest.mark.parametrize("stock", ("sync", "gthread", "uvicorn"))
 def test_a_job_that_hangs_on_stock_ends_in_a_kill_without_a_word(owing, stock):
     server = owing(stock, config="graceful_timeout = 1\n")
     assert server.fetch("/in_thread").status == 200

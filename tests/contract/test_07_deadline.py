@@ -277,8 +277,9 @@ def test_a_silent_connection_is_not_cut_but_closed_in_time(serve, worker):
 
 @pytest.mark.control(7)
 @pytest.mark.tracker(3385, 3388)
-def test_a_request_is_cut_without_a_word_on_stock(serve):
-    server = serve("sync", delay=0.2, options=("--graceful-timeout", "1"))
+@pytest.mark.parametrize("stock", ("sync", "uvicorn"))
+def test_a_request_is_cut_without_a_word_on_stock(serve, stock):
+    server = serve(stock, delay=0.2, options=("--graceful-timeout", "1"))
     client, _ = server.hold("stuck")
     server.signal(15)
     assert client.ending().kind != "response"

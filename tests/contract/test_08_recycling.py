@@ -41,9 +41,13 @@ def test_the_old_worker_serves_until_its_successor_has_booted_2422(serve, worker
 
 @pytest.mark.control(8)
 @pytest.mark.tracker(2422, 1754)
-def test_the_old_worker_serves_until_its_successor_has_booted_2422_on_stock(serve):
-    server = serve("sync", options=("--max-requests", "5"), env={"APP_IMPORT": "0.6"})
-    assert max(server.fetch().took for _ in range(6)) > 0.5
+@pytest.mark.parametrize("stock", ("sync", "uvicorn"))
+def test_the_old_worker_serves_until_its_successor_has_booted_2422_on_stock(serve, stock):
+    server = serve(stock, options=("--max-requests", "5"), env={"APP_IMPORT": "0.6"})
+    slowest = 0.0
+    while len(server.worker_pids) < 2:
+        slowest = max(slowest, server.fetch().took)
+    assert slowest > 0.5
 
 
 @pytest.mark.tracker(3394, 2296)
@@ -242,7 +246,9 @@ def test_gunicornc_loses_nobody(serve, worker, reuse_port):
 
 def crossing(server):
     """How the connection ends when a request crosses the end of the worker that HUP replaced."""
-    return cross_the_end(server, signal.SIGHUP, lambda: server.wait_log("^Worker exiting"))
+    # uvicorn's own dies of a signal that it sends itself, and gunicorn's last word is not said.
+    last = "^Finished server process" if server.worker == "uvicorn" else "^Worker exiting"
+    return cross_the_end(server, signal.SIGHUP, lambda: server.wait_log(last))
 
 
 @pytest.mark.tracker(3394, 2296)
@@ -257,7 +263,7 @@ def test_a_request_that_crosses_the_end_of_a_replaced_worker(serve, keeper):
 
 @pytest.mark.control(8)
 @pytest.mark.tracker(3394, 2296)
-@pytest.mark.parametrize("stock", ("gthread", "gevent"))
+@pytest.mark.parametrize("stock", ("gthread", "gevent", "uvicorn"))
 def test_a_request_that_crosses_the_end_of_a_replaced_worker_on_stock(serve, stock):
     server = serve(stock, options=(*LONG, "--graceful-timeout", "1"), threads=1)
     assert crossing(server).kind == "reset"

@@ -47,8 +47,9 @@ def test_max_requests_loses_nobody_3612(reuse, worker):
 @pytest.mark.control(8)
 @SINCE_24
 @pytest.mark.tracker(3612)
-def test_max_requests_loses_nobody_3612_on_stock(reuse):
-    server = reuse("sync", "--max-requests", "20")
+@pytest.mark.parametrize("stock", ("sync", "uvicorn"))
+def test_max_requests_loses_nobody_3612_on_stock(reuse, stock):
+    server = reuse(stock, "--max-requests", "20")
     with Storm(server.addresses[0], clients=6) as storm:
         storm.wait_over()
     assert storm.losses

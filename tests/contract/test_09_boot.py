@@ -35,12 +35,13 @@ def test_sigterm_while_the_application_is_imported(serve, worker, delay, whom):
 
 
 @pytest.mark.control(9)
-def test_sigterm_while_the_application_is_imported_on_stock(serve):
+@pytest.mark.parametrize("stock", ("sync", "uvicorn"))
+def test_sigterm_while_the_application_is_imported_on_stock(serve, stock):
     """Until the worker has handlers of its own (the hook keeps it so) SIGTERM is lost on it."""
     hook = (
         "import time\ndef post_fork(server, worker):\n    time.sleep(0.5)\ngraceful_timeout = 2\n"
     )
-    server = serve("sync", config=hook, ready=False)
+    server = serve(stock, config=hook, ready=False)
     server.wait_log("^Booting worker with pid")
     term = server.killpg(signal.SIGTERM)
     assert server.wait_gone() - term > 1.9

@@ -62,8 +62,9 @@ def test_sigint_and_sigquit_stop_quickly(serve, worker, phase, number):
 
 
 @pytest.mark.control(10)
-def test_sigint_and_sigquit_stop_quickly_on_stock(serve):
-    server = serve("gthread", config="graceful_timeout = 2\n")
+@pytest.mark.parametrize("stock", ("gthread", "uvicorn"))
+def test_sigint_and_sigquit_stop_quickly_on_stock(serve, stock):
+    server = serve(stock, config="graceful_timeout = 2\n")
     server.hold("it")
     quick = server.signal(signal.SIGQUIT)
     assert server.wait_gone() - quick > 1.5

@@ -112,7 +112,7 @@ def test_bytes_that_nobody_reads_destroy_no_response(serve, worker, data):
 
 
 @pytest.mark.control(11)
-@pytest.mark.parametrize("stock", ("sync", "gthread", "gevent"))
+@pytest.mark.parametrize("stock", ("sync", "gthread", "gevent", "uvicorn"))
 def test_bytes_that_nobody_reads_destroy_no_response_on_stock(serve, stock):
     data = UNREAD["length, close"]
     client, held = begin(serve(stock), data)
@@ -133,7 +133,7 @@ def test_a_head_that_is_refused_is_answered_all_the_same(serve, worker):
 
 
 @pytest.mark.control(11)
-@pytest.mark.parametrize("stock", ("sync", "gthread", "gevent"))
+@pytest.mark.parametrize("stock", ("sync", "gthread", "gevent", "uvicorn"))
 def test_a_head_that_is_refused_is_answered_all_the_same_on_stock(serve, stock):
     _, after = refused_head(serve(stock))
     assert after.kind == "reset"

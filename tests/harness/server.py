@@ -31,10 +31,13 @@ OFFERS_CONTROL = find_spec("gunicorn.ctl") is not None
 CONTROL = "gunicorn.ctl"
 
 
+#: What gunicorn has no short name for: in the tests it has one.
+UVICORN = "uvicorn_worker.UvicornWorker"
+
+
 def stock_of(worker: str) -> str:
-    """The class that one of ours derives from, as it is named after ``-k``."""
-    name = worker.split(".")[1]
-    return "uvicorn_worker.UvicornWorker" if name == "uvicorn" else name
+    """The class that one of ours derives from, as a ``Server`` takes it."""
+    return worker.split(".")[1]
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ class Server:
         self._stack.callback(shutil.rmtree, self.dir, ignore_errors=True)
         self.gate = Gate(self.dir / "gate")
         self._stack.callback(self.gate.close)
-        command = [sys.executable, "-m", "gunicorn", "-k", self.worker]
+        worker = UVICORN if self.worker == "uvicorn" else self.worker
+        command = [sys.executable, "-m", "gunicorn", "-k", worker]
         if "--control-socket" not in self.options and OFFERS_CONTROL:
             command.append("--no-control-socket")
         command += ["-w", str(self.workers)]

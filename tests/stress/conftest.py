@@ -14,7 +14,7 @@ from dataclasses import asdict
 import pytest
 from stress.table import Tally, lines
 
-STOCK = ("sync", "gthread", "gevent")
+STOCK = ("sync", "gthread", "gevent", "uvicorn")
 
 
 def pytest_addoption(parser):

@@ -21,7 +21,7 @@ def count_unfinished(tally, endings):
 # -- idle ------------------------------------------------------------------------------------------
 
 #: gthread accepts no more than worker_connections, 1000 by default.
-IDLE = {"gthread": 900, "gevent": 5000}
+IDLE = {"gthread": 900, "gevent": 5000, "uvicorn": 5000}
 DELAY = 1.0  # seconds
 
 

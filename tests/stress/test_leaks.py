@@ -51,6 +51,7 @@ class Footprint(NamedTuple):
     #: Anonymous memory in kB: what the process has allocated or changed. Shared or not: which pages
     #: an arbiter shares with its workers changes with each of them.
     memory: int
+    #: Without its threads' stacks, and the guard below each: an application may have more threads.
     mappings: int
     zombies: int  #: children that have ended and wait for it to be told so
 
@@ -62,7 +63,8 @@ class Footprint(NamedTuple):
         return cls(
             len(list((proc / "fd").iterdir())),
             int(memory),
-            len((proc / "maps").read_text().splitlines()),
+            len((proc / "maps").read_text().splitlines())
+            - 2 * len(list((proc / "task").iterdir())),
             sum(state(int(child)) == "Z" for child in children(proc)),
         )
 
