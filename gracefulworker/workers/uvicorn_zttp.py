@@ -157,6 +157,11 @@ class Streams(Connection):
             self.has_cycle = True
             super().handle_request(event)  # type: ignore[misc]
 
+    def timeout_keep_alive_handler(self) -> None:
+        """ZttpH2Protocol.timeout_keep_alive_handler takes what `unsent` has for nothing."""
+        if not (self.announced_at and self.has_begun()):
+            super().timeout_keep_alive_handler()  # type: ignore[misc]
+
     def shutdown(self) -> None:
         """ZttpH2Protocol.shutdown, once there is nothing in flight."""
         self.name_last_stream()
