@@ -1,4 +1,4 @@
-"""uvicorn's newest parser, zttp, and the HTTP/2 that it has with it (uvicorn 0.54 on).
+"""uvicorn's newest parser, zttp, and the HTTP/2 that it has with it (uvicorn 0.53 on).
 
 An HTTP/2 connection is brought to its end in the two steps of RFC 9113 section 6.8, as in `http2`:
 at the end of the delay PING with a GOAWAY that excludes nothing yet, and as soon as the PING is
