@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import gunicorn
@@ -19,10 +20,16 @@ WORKERS = ("sync", "gthread", "gevent", "uvicorn")
 #: The names of ours that need gunicorn 24.1 (gracefulworker.seam).
 WITH_THREADS = ("gracefulworker", "gracefulworker.gthread", "subclasses.Gthread")
 
+#: Those that need uvicorn's newest parser: 0.52 does not go with today's zttp.
+WITH_ZTTP = ("asgi_workers.Zttp", "asgi_workers.Http2")
+HTTP2 = "uvicorn.protocols.http.auto_zttp_impl"
+
 
 def skip_where_it_cannot_be(worker):
     if worker in WITH_THREADS and gunicorn.version_info < (24,):
         pytest.skip("gthread needs gunicorn 24.1")
+    if worker in WITH_ZTTP and not (find_spec("zttp") and find_spec(HTTP2)):
+        pytest.skip("needs the package zttp, and uvicorn 0.53")
     return worker
 
 

@@ -46,16 +46,15 @@ from gracefulworker.workers.uvicorn_protocols import (
     Connection,
     Cycle,
     Message,
+    Places,
     Task,
     Tasks,
     WatchedTasks,
-    cycle_class,
-    has_begun,
     is_open,
-    module_of_cycles,
     ours,
     subject,
 )
+from gracefulworker.workers.uvicorn_zttp import Streams, ours_in
 from gracefulworker.workers.warmup import WarmupError
 
 #: Seconds between two looks at closed connections whose clients have not closed yet.
@@ -87,6 +86,9 @@ class Server(server.Server):
     def capture_signals(self) -> Iterator[None]:
         """Server.capture_signals: gunicorn's handlers stay."""
         yield
+
+    def install_signal_handlers(self) -> None:
+        """Server.install_signal_handlers, of uvicorn before 0.29: the same."""
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
         """Server.startup runs the lifespan's, and listens on no socket; that is done here."""
@@ -169,7 +171,7 @@ class UvicornWorker(GracefulWorker, StockWorker):
         self.looked_at = 0.0  #: all connections have been, in DRAINING (monotonic seconds)
         self.probers: set[Task] = set()
         self.is_leaving = False  #: the lifespan's shutdown has begun
-        self.cycles: Any = None  #: uvicorn's module that makes them
+        self.places = Places()
         if self.supervisor is not None:
             self.tasks = Tasks()
             self.tasks.worker = self
@@ -178,8 +180,7 @@ class UvicornWorker(GracefulWorker, StockWorker):
         """What is put before the application waits for uvicorn to load it: see `_serve`."""
 
     def unwrap(self) -> None:
-        if self.cycles is not None:
-            self.cycles.RequestResponseCycle = self.stock_cycle
+        self.places.clear()
 
     # Boot
 
@@ -209,12 +210,9 @@ class UvicornWorker(GracefulWorker, StockWorker):
     def use_our_protocols(self) -> None:
         """Have uvicorn make connections and requests of our classes."""
         config = self.config
-        self.cycles = module_of_cycles(config.http_protocol_class)
-        self.stock_cycle = self.cycles.RequestResponseCycle
-        self.cycles.RequestResponseCycle = cycle_class(self.stock_cycle, self)
-        config.http_protocol_class = ours(Connection, config.http_protocol_class, self)
+        config.http_protocol_class = ours_in(self.places, config.http_protocol_class, self)
         if config.ws_protocol_class is not None:
-            config.ws_protocol_class = ours(Closing, config.ws_protocol_class, self)
+            config.ws_protocol_class = ours(config.ws_protocol_class, self, Closing)
 
     def run(self) -> None:
         """UvicornWorker.run; the boot is over only when the lifespan has started."""
@@ -376,6 +374,9 @@ class UvicornWorker(GracefulWorker, StockWorker):
         rest = self.looked_at + REST * len(self.connections) - time.monotonic()
         if rest > 0:
             return min(rest, SETTLE_PASS) if self.sockets else rest
+        for one in list(self.connections):
+            if isinstance(one, Streams):
+                one.approach_end()
         due = await self.close_idle()
         self.tell_open_websockets()
         holds = bool(self.tasks) or self.holds_connections()
@@ -438,7 +439,7 @@ class UvicornWorker(GracefulWorker, StockWorker):
         return [
             one
             for one in self.connections
-            if isinstance(one, Connection) and not (one.transport.is_closing() or has_begun(one))
+            if isinstance(one, Connection) and not (one.transport.is_closing() or one.has_begun())
         ]
 
     async def close_idle(self) -> list[int]:
@@ -457,6 +458,8 @@ class UvicornWorker(GracefulWorker, StockWorker):
         for one in self.waiting():
             if one.cycle is not None:
                 due = after_a_request
+            elif isinstance(one, Streams) and one.has_cycle:
+                due = one.expiry()
             elif one.accepted_at <= began:
                 due = before_the_first
             else:
@@ -468,9 +471,10 @@ class UvicornWorker(GracefulWorker, StockWorker):
             connection = idle[client]
             if number and number % lingering.LOOK_BATCH == 0:
                 await asyncio.sleep(0)  # what has been closed gives its descriptor back
-            if connection.transport.is_closing() or has_begun(connection):
+            if connection.transport.is_closing() or connection.has_begun():
                 continue
-            self.half_close(connection)
+            if not isinstance(connection, Streams):  # which has something to say first
+                self.half_close(connection)
             connection.shutdown()
             self.count_idle()
         return list(dues)
@@ -550,7 +554,7 @@ class UvicornWorker(GracefulWorker, StockWorker):
 
     def turn_away(self, speak: Callable[[Any], bool]) -> int:
         """Those that wait while something blocks the event loop: in the queue, and unread."""
-        waiting = [raw(one) for one in self.waiting()]
+        waiting = [raw(one) for one in self.waiting() if not isinstance(one, Streams)]
         return self.turn_away_queue(speak, waiting)
 
     def begun(self, task: Task) -> None:
@@ -618,7 +622,7 @@ def is_sending(connection: Any) -> bool:
     Asked at the end of each connection: it costs no system call.
     """
     cycle = getattr(connection, "cycle", None)  # a WebSocket has none
-    return cycle is None or cycle.more_body or has_begun(connection)
+    return cycle is None or cycle.more_body or connection.has_begun()
 
 
 def is_prober(scope: Any) -> bool:

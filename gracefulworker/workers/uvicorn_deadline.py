@@ -35,6 +35,7 @@ from gracefulworker.workers.deadline import (
     show,
 )
 from gracefulworker.workers.uvicorn_protocols import Connection, Cycle, Task, Tasks, subject
+from gracefulworker.workers.uvicorn_zttp import Streams
 
 #: Seconds in which the event loop has to begin to answer.
 LOOP_PATIENCE = KILL_MARGIN / 4
@@ -43,6 +44,7 @@ LOOP_PATIENCE = KILL_MARGIN / 4
 LIFESPAN = "LifespanOn.main"
 
 MIDDLE = "in the middle of its response"
+STREAM = "its HTTP/2 stream"
 
 
 class LoopWorker(DeadlineWorker, Protocol):
@@ -108,6 +110,10 @@ class UvicornDeadline(Deadline):
                     # Its code is done, and its client does not read.
                     name = f"{printable(cycle.scope['method'])} {printable(cycle.scope['path'])}"
                     yield Left(MIDDLE, name, cycle.announced_at or time.monotonic(), None)
+            for rest in one.unsent() if isinstance(one, Streams) else ():
+                if rest not in seen:
+                    name = f"{printable(rest.scope['method'])} {printable(rest.scope['path'])}"
+                    yield Left(STREAM, name, rest.announced_at or time.monotonic(), None)
 
     def _end_one(self, one: Any, write: Callable[[Any, bytes], bool]) -> str:
         try:
@@ -123,7 +129,7 @@ class UvicornDeadline(Deadline):
             return "its WebSocket"  # a 503 in the midst of its frames would be noise
         cycle: Any = one
         if cycle.scope["http_version"] == "2":
-            return "its HTTP/2 stream"
+            return STREAM
         if not cycle.response_started:
             if self.worker.claims.setdefault(cycle, self) is self:
                 words = TO_HEAD if cycle.scope["method"] == "HEAD" else LAST_WORDS

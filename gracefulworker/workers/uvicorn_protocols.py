@@ -13,7 +13,6 @@ the protocols of uvicorn. Of what is on the way of each request the cost is to b
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
@@ -109,28 +108,48 @@ class Closing:
 class Connection(Closing):
     """The same before those of HTTP."""
 
+    # uvicorn's: the request whose response was last begun, or is to be; that of what is read
+    cycle: Any
+    scope: Scope | None
+
     accepted_at = 0  #: ns
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.accepted_at = self.worker.count_accepted()
         super().connection_made(transport)  # type: ignore[misc]
 
+    def has_begun(self) -> bool:
+        """Whether it is in the midst of a request: a byte of it has come, or more."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            return True
+        if getattr(self, "pipeline", None):
+            return True
+        conn = getattr(self, "conn", None)
+        if conn is not None:
+            return bool(conn.trailing_data[0])  # h11's: what is not yet a whole head
+        # httptools' parser has begun with the next one: `scope` is made anew at its first byte.
+        return self.scope is not None and (cycle is None or self.scope is not cycle.scope)
 
-def ours(mixin: type, stock: Any, worker: ProtocolWorker) -> Any:
+
+def ours(stock: Any, worker: ProtocolWorker, *mixins: type) -> Any:
     """The class that stands in `stock`'s place."""
-    return type(stock.__name__, (mixin, stock), {"worker": worker})
+    return type(stock.__name__, (*mixins, stock), {"worker": worker})
 
 
-def module_of_cycles(protocol: type) -> Any:
-    """The module in which a protocol class looks up what it makes for each request.
+class Places:
+    """Where uvicorn looks up what it makes: our classes are there until `clear`."""
 
-    :raises LookupError: it makes no such thing.
-    """
-    for cls in protocol.__mro__:
-        module = sys.modules[cls.__module__]
-        if hasattr(module, "RequestResponseCycle"):
-            return module
-    raise LookupError(protocol)
+    def __init__(self) -> None:
+        self._stock: list[tuple[Any, str, Any]] = []
+
+    def put(self, module: Any, name: str, one: Any) -> None:
+        self._stock.append((module, name, getattr(module, name)))
+        setattr(module, name, one)
+
+    def clear(self) -> None:
+        while self._stock:
+            setattr(*self._stock.pop())
 
 
 # -- what uvicorn keeps of a connection ------------------------------------------------------------
@@ -159,18 +178,3 @@ def is_open(websocket: Any) -> bool:
         websocket, "initial_response", None
     )
     return bool(websocket.handshake_complete and not (websocket.close_sent or is_refused))
-
-
-def has_begun(connection: Any) -> bool:
-    """Whether an HTTP/1 connection is in the midst of a request: a byte of it has come, or more."""
-    cycle = connection.cycle
-    if cycle is not None and not cycle.response_complete:
-        return True
-    if getattr(connection, "pipeline", None):
-        return True
-    conn = getattr(connection, "conn", None)
-    if conn is not None:
-        return bool(conn.trailing_data[0])  # h11's: what is not yet a whole head
-    # httptools' parser has begun with the next one: `scope` is made anew at its first byte.
-    scope = connection.scope
-    return scope is not None and (cycle is None or scope is not cycle.scope)

@@ -13,3 +13,11 @@ class HttpTools(gracefulworker.uvicorn):
 
 class Asyncio(gracefulworker.uvicorn):
     CONFIG_KWARGS = {"loop": "asyncio", "http": "httptools", "ws": "websockets"}  # noqa: RUF012
+
+
+class Zttp(gracefulworker.uvicorn):
+    CONFIG_KWARGS = {"loop": "auto", "http": "zttp"}  # noqa: RUF012
+
+
+class Http2(gracefulworker.uvicorn):
+    CONFIG_KWARGS = {"loop": "auto", "http": "zttp", "http2": True}  # noqa: RUF012

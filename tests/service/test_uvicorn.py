@@ -14,11 +14,18 @@ APP = {"app": "asgi_own:app"}
 SOON = {"delay": 0.2, "env": {"GRACEFUL_KILL_AFTER": "2"}}
 
 #: uvicorn's parsers and event loops.
-KINDS = ("asgi_workers.H11", "asgi_workers.HttpTools", "asgi_workers.Asyncio")
+KINDS = (
+    "asgi_workers.H11",
+    "asgi_workers.HttpTools",
+    "asgi_workers.Asyncio",
+    "asgi_workers.Zttp",
+    "asgi_workers.Http2",
+)
 
 
 @pytest.fixture(params=KINDS)
 def kind(request):
+    """Each of them; the one with HTTP/2 serves HTTP/1, too."""
     return request.param
 
 
@@ -81,6 +88,48 @@ def test_idle_connections_are_closed_and_half_a_pipelined_head_is_not(start, kin
     assert (end.body, end.closes) == (b"fast", True)
     assert_clean(server)
     assert summary(server)["idle"] == 1
+
+
+@pytest.mark.contract(4)
+@pytest.mark.parametrize("has_rest", (True, False), ids=("whole", "half"))
+def test_a_client_that_was_answered_before_its_upload_was_over_is_idle(start, kind, has_rest):
+    """Whether the rest of the upload, the last thing that its parser has had, comes or not."""
+    server = start(kind, delay=0.3, options=("--keep-alive", "75"))
+    client = server.connect()
+    head, body = request("/fast", body=b"x" * 40, method="POST").split(b"\r\n\r\n")
+    client.send(head + b"\r\n\r\n" + body[:10])
+    assert client.ending().body == b"fast"
+    if has_rest:
+        client.send(body[10:])
+    server.terminate()
+    assert client.end().kind == "eof"
+    assert_clean(server)
+
+
+HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+UPLOAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("piece", "is_half"),
+    (
+        (HEAD, False),
+        (HEAD + HEAD, False),
+        (HEAD + b"G", True),
+        (HEAD + HEAD[:-1], True),
+        (HEAD[:-1], True),
+        (UPLOAD + b"half", False),
+        (UPLOAD + b"halfG", True),
+        (UPLOAD + b"half" + HEAD + UPLOAD, True),
+        (HEAD[7:], False),  # it is not known of what it is the end
+        (HEAD[-1:], False),
+    ),
+)
+def test_zttp_is_asked_for_the_end_of_a_piece(piece, is_half):
+    pytest.importorskip("zttp")
+    from gracefulworker.workers.uvicorn_zttp import ends_in_a_request
+
+    assert ends_in_a_request(piece) == is_half
 
 
 # -- WebSockets ------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def test_each_environment_is_one_of_tox():
     # What is not run there needs root, minutes, or somebody who reads the figures; uvicorn is a
     # preview.
     assert defined - named - {"testenv", "tox", "middle"} <= {
-        *("bench", "cluster", "coverage", "demo", "rollout", "stress", "uvicorn")
+        *("bench", "cluster", "coverage", "demo", "rollout", "stress", "uvicorn", "uvicorn-oldest")
     }
 
 
