@@ -30,10 +30,9 @@ def test_each_environment_is_one_of_tox():
     named |= {one["env"] for one in matrix("ci", "tests")["include"]}
     defined = {name.removeprefix("testenv:") for name in TOX.sections()}
     assert named - {"py"} <= defined
-    # What is not run there needs root, minutes, or somebody who reads the figures; uvicorn is a
-    # preview.
+    # What is not run there needs root, minutes, or somebody who reads the figures.
     assert defined - named - {"testenv", "tox", "middle"} <= {
-        *("bench", "cluster", "coverage", "demo", "rollout", "stress", "uvicorn", "uvicorn-oldest")
+        *("bench", "cluster", "coverage", "demo", "rollout", "stress")
     }
 
 
