@@ -136,8 +136,13 @@ class Supervisor:
         for name in replaced:
             setattr(arbiter, name, getattr(self, name))
         self.signals.install()
+        #: a HUP has brought the first worker of ours, and its reload() waits for the old ones,
+        #: from 25.0 on in a loop that calls nothing but reap_workers
+        self._is_new_in_reload = False
         if not hasattr(arbiter, "wait_for_signals"):
             gunicorn23.adapt(arbiter, self.stock, self.signals.wait)
+        elif arbiter.WORKERS:
+            self._is_new_in_reload = True
         sentence = shell_as_pid1(self.pid)
         if sentence:
             self.log.warning("%s", sentence)
@@ -157,6 +162,7 @@ class Supervisor:
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
         """Arbiter.wait_for_signals (24.0 on), without its lost wake-ups."""
+        self._is_new_in_reload = False
         self.signals.wait(timeout if self.arbiter.SIG_QUEUE.empty() else 0.0)
         return self.stock.wait_for_signals(timeout=0)  # type: ignore[no-any-return]
 
@@ -239,6 +245,9 @@ class Supervisor:
         """Arbiter.manage_workers, called in each pass of the main loop: the tick of the phases."""
         if self.shutdown.progress.phase > Phase.SERVING:
             self.arbiter.reap_workers()  # a user's code may have SIGCHLD
+        self._tick()
+
+    def _tick(self) -> None:
         self.shutdown.tick()
         self.crew.state()
         self.configuration.try_probes_again()
@@ -327,6 +336,8 @@ class Supervisor:
         self.crew.note_unbooted(self.crew.fold_gone())
         if self.shutdown.progress.leaves_reload(self.shutdown.plan):
             raise _LeaveReload
+        if self._is_new_in_reload:
+            self._tick()  # else nobody tells the old workers to leave
 
     # The end
 

@@ -45,6 +45,9 @@ BACKSTOP = KILL_MARGIN - 0.1
 NAMED = 5
 STACK_LINES = 20
 
+#: Modules that keep their pools' threads: Python's own, and loky's, which joblib has in it.
+POOLS = ("concurrent.futures.process", "loky.process_executor")
+
 #: Where Python's own modules are.
 _LIBRARY = os.path.dirname(os.__file__)
 
@@ -153,10 +156,8 @@ class Leaving:
                 holder.name,
                 _stack(holder.frame),
             )
-            # A pool's processes, in the thread of a ProcessPoolExecutor: they would for ever wait
-            # for work from here.
-            for process in list(getattr(holder.thread, "processes", {}).values()):
-                process.kill()
+        for process in _processes_of_pools():
+            process.kill()  # it would for ever wait for work from here
 
     def _unbind(self) -> None:
         faulthandler.cancel_dump_traceback_later()
@@ -209,6 +210,13 @@ def _waited_for() -> list[Holder]:
         for thread in active
         if thread in executors or not (thread.daemon or thread is threading.main_thread())
     ]
+
+
+def _processes_of_pools() -> list[Any]:
+    """Of each ProcessPoolExecutor, also where its thread is a greenlet; and of joblib's."""
+    modules = (module for name, module in list(sys.modules.items()) if name.endswith(POOLS))
+    threads = [thread for module in modules for thread in getattr(module, "_threads_wakeups", ())]
+    return [one for t in threads for one in list((getattr(t, "processes", None) or {}).values())]
 
 
 def _tell_pools() -> None:

@@ -149,6 +149,26 @@ def test_a_pool_of_processes_does_not_hold_the_exit(owing, worker, preload):
     assert_clean(server)
 
 
+def test_a_pool_of_processes_is_told_though_no_thread_is_waited_for(owing, worker):
+    """Else it would wait for work until the deadline."""
+    server = owing(worker, config=PATIENT, env={"GRACEFUL_THREADS": "false"})
+    assert server.fetch("/in_processes").body == b"[0, 1, 4, 9]"
+    term = now()
+    end(server)
+    assert server.gone_at - term < 10
+
+
+def test_a_job_in_another_process_is_ended_at_the_deadline(owing, worker):
+    """Its process is not left behind: the server is gone only when all of its processes are."""
+    server = owing(worker, config=SHORT)
+    assert server.fetch("/in_process").status == 200
+    server.gate.entered("job")
+    server.signal(signal.SIGTERM)
+    server.wait_log("^cut at the deadline: the exit, held by ")
+    server.wait_gone()
+    assert server.status == 5
+
+
 def test_a_requests_own_exit_costs_nobody_else_anything(owing, either):
     """sync and gevent, ours and stock, end that worker; gthread goes on."""
     if "gthread" not in either:

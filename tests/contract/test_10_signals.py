@@ -158,3 +158,26 @@ def test_signals_in_the_last_moment_do_not_change_the_exit_status_on_stock(serve
     server.signal(signal.SIGTERM)
     server.wait_gone()
     assert server.status == -signal.SIGHUP
+
+
+#: A hook that runs when the handlers are there puts its own in front.
+IN_FRONT = """
+import signal
+def when_ready(server):
+    theirs = signal.getsignal(signal.SIGTERM)
+    def handler(number, frame):
+        server.log.info("the hook's")
+        theirs(number, frame)
+    signal.signal(signal.SIGTERM, handler)
+def pre_fork(server, worker):
+    server.log.info("supervised: %s", worker.supervisor is not None)
+"""
+
+
+def test_a_hooks_own_handler_may_stand_in_front(serve, worker):
+    server = serve(worker, delay=0.4, config=IN_FRONT)
+    assert server.grep("^supervised: True")
+    server.terminate()
+    server.wait_log("^the hook's")
+    assert server.fetch().closes
+    assert_clean(server)

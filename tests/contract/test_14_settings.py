@@ -6,10 +6,12 @@ How each is read and fitted, and all the sentences: unit/test_settings.py.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
+from harness import assert_clean
 
 pytestmark = pytest.mark.contract(14)
 
@@ -86,3 +88,56 @@ def test_a_misspelt_setting_is_passed_over_on_stock(serve):
     server = serve("sync", config="graceful_timeuot = 60\n")
     assert server.fetch().kind == "response"
     assert not server.grep("graceful_timeuot")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    (
+        ("graceful_delay = 'soon'", "keeping the former settings"),
+        ("graceful_probe_bind = '192.0.2.1:80'", "probes are answered where they were"),
+    ),
+)
+def test_a_slip_in_a_reloaded_file_ends_no_service(serve, worker, line, sentence):
+    server = serve(worker, config="graceful_delay = 0.4\n")
+    (server.dir / "config.py").write_text(f"graceful_delay = 0.4\n{line}\n")
+    server.signal(signal.SIGHUP)
+    server.wait_log(f"^{line.split()[0]} = .*; {sentence}")
+    server.wait_log("^Worker exiting")
+    assert server.fetch().body == b"fast"
+    server.terminate()
+    server.wait_log("^lame duck: .* 0.4 s")
+    assert_clean(server)
+
+
+#: What `-k` names is another class after the first HUP.
+SWITCHED = """
+import pathlib, sys, types
+import gunicorn.workers.gthread
+import gracefulworker
+where = sys.modules.setdefault("switched", types.ModuleType("switched"))
+if pathlib.Path({directory!r}, "switched").exists():
+    where.Worker = gracefulworker.gthread
+    {line}
+else:
+    where.Worker = gunicorn.workers.gthread.ThreadWorker
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "plan"),
+    (
+        ("graceful_delay = 0.4", "^shutdown plan: accept 0.4 s"),
+        ("graceful_delay = 'soon'", "^graceful_delay = 'soon' .*; using the defaults"),
+    ),
+)
+def test_a_reload_brings_our_workers_into_a_service_that_runs(serve, tmp_path, line, plan):
+    config = SWITCHED.format(directory=str(tmp_path), line=line)
+    server = serve("switched.Worker", config=config, delay=None)
+    (tmp_path / "switched").touch()
+    server.signal(signal.SIGHUP)
+    server.wait_log(plan)
+    server.wait_log("^Worker exiting")
+    assert server.fetch().body == b"fast"
+    server.terminate()
+    assert server.fetch().closes
+    assert_clean(server)

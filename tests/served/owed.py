@@ -84,6 +84,12 @@ def in_processes():
     return str(list(Pools.processes.map(square, range(4)))).encode()
 
 
+def in_process():
+    Pools.processes = Pools.processes or ProcessPoolExecutor(2)
+    Pools.processes.submit(job)
+    return b"in_process"
+
+
 def hang():
     time.sleep(60)
 
@@ -118,6 +124,7 @@ ROUTES = {
     "/in_executor": in_executor,
     "/in_thread": in_thread,
     "/in_processes": in_processes,
+    "/in_process": in_process,
     "/hanging_atexit": hanging_atexit,
     "/hanging_del": hanging_del,
     "/fork": fork,
