@@ -112,10 +112,11 @@ class Connection(Closing):
     cycle: Any
     scope: Scope | None
 
-    accepted_at = 0  #: ns
+    accepted_at = 0  #: ns; 0: before SIGTERM
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        self.accepted_at = self.worker.count_accepted()
+        if not self.worker.page.is_serving():
+            self.accepted_at = self.worker.count_accepted()
         super().connection_made(transport)  # type: ignore[misc]
 
     def has_begun(self) -> bool:
