@@ -89,10 +89,12 @@ def stalls():
 MORE = {
     "contract": {
         "test_01_quiet",
+        "test_05_half_requests",
         "test_06_owed",
         "test_08_recycling",
         "test_08_successors",
         "test_08_reuse_port",
+        "test_09_boot",
         "test_09_sigterm_to_others",
         "test_10_signals",
         "test_11_crowds",
@@ -108,6 +110,7 @@ MORE = {
         "test_files",
         "test_hooks",
         "test_log",
+        "test_names",
         "test_orphans",
         "test_probes",
         "test_report",
@@ -136,7 +139,7 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     """Mark as ``more`` what the quick run leaves out, and what is ``timed``.
 
-    That holds the server to tenths of a second, and runs with fewer others (see tox.ini).
+    That holds the server to tenths of a second, and runs alone (see tox.ini).
     """
     for item in items:
         if item.path.stem in MORE.get(item.path.parent.name, ()):
