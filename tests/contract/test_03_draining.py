@@ -88,7 +88,7 @@ def test_a_two_second_request_is_finished(serve, worker):
     assert server.knock().kind == "refused"
     end = client.ending()
     assert (end.body, end.closes) == (b"slept", True)
-    assert_within(0.3, server.wait_gone(), end.at, "gone after the last answer")
+    assert_within(server.exit_bound, server.wait_gone(), end.at, "gone after the last answer")
     assert_clean(server)
 
 

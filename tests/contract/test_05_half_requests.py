@@ -37,7 +37,9 @@ def test_half_a_request_is_finished(serve, worker, cut):
     assert [(end.kind, end.body, end.closes) for end in endings] == [
         ("response", b"fast", True)
     ] * 3
-    assert_within(0.3, server.wait_gone(), endings[-1].at, "gone after the last answer")
+    assert_within(
+        server.exit_bound, server.wait_gone(), endings[-1].at, "gone after the last answer"
+    )
     assert_clean(server)
 
 
@@ -80,7 +82,7 @@ def test_a_streamed_response_is_sent_to_its_end(serve, worker):
     released = held.release()
     end = client.ending()
     assert (end.kind, end.body) == ("response", b"piece 0;piece 1;piece 2;piece 3;")
-    assert_within(0.3, server.wait_gone(), released, "gone after the last piece")
+    assert_within(server.exit_bound, server.wait_gone(), released, "gone after the last piece")
     assert_clean(server)
 
 
@@ -109,7 +111,7 @@ def test_who_speaks_late_is_served(serve, worker):
     for client in early, late:
         end = client.ask()
         assert (end.kind, end.body, end.closes) == ("response", b"fast", True)
-    assert_within(0.3, server.wait_gone(), end.at, "gone after the last answer")
+    assert_within(server.exit_bound, server.wait_gone(), end.at, "gone after the last answer")
     assert_clean(server)
 
 

@@ -36,7 +36,7 @@ def test_a_quiet_service_is_gone_with_the_delay(serve, worker, workers):
 def test_without_a_delay_it_is_gone_at_once(serve, worker):
     server = serve(worker, delay=0)
     term = server.signal(signal.SIGTERM)
-    assert_within(0.3, server.wait_gone(), term, "gone after SIGTERM")
+    assert_within(server.exit_bound, server.wait_gone(), term, "gone after SIGTERM")
     assert_clean(server)
 
 
@@ -49,7 +49,7 @@ def test_gone_after_the_last_request(serve, worker):
     end = client.ending()
     assert (end.body, end.closes) == (b"gated", True)
     # The client reads its answer and does not close: that is nobody's business either.
-    assert_within(0.3, server.wait_gone(), end.at, "gone after the last answer")
+    assert_within(server.exit_bound, server.wait_gone(), end.at, "gone after the last answer")
     assert_clean(server)
 
 
@@ -58,7 +58,7 @@ def test_a_background_thread_does_not_hold_the_exit(serve, worker):
     """One that nobody can change, with graceful_threads = False."""
     server = serve(worker, delay=0.3, env={"APP_THREAD": "1", "GRACEFUL_THREADS": "no"})
     over = server.terminate() + 0.3
-    assert_within(0.3, server.wait_gone(), over, "gone after the delay")
+    assert_within(server.exit_bound, server.wait_gone(), over, "gone after the delay")
     assert_clean(server)
 
 

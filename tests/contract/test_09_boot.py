@@ -30,7 +30,7 @@ def test_sigterm_while_the_application_is_imported(serve, worker, delay, whom):
     server.wait_draining()
     assert server.knock().kind == "refused"
     idle = max(term + delay, last[-1].at)
-    assert_within(0.3, server.wait_gone(), idle, "gone")
+    assert_within(server.exit_bound, server.wait_gone(), idle, "gone")
     assert_clean(server)
 
 

@@ -31,7 +31,7 @@ def test_a_second_sigterm_is_noise_at_first_and_ends_the_delay_later(serve, work
         server.wait_log("^draining:", timeout=term + 1.1 - now())
     assert server.fetch().kind == "response"
     again = server.signal(signal.SIGTERM)
-    assert_within(0.3, server.wait_gone(), again, "gone after the second SIGTERM")
+    assert_within(server.exit_bound, server.wait_gone(), again, "gone after the second SIGTERM")
     assert_clean(server)
 
 
@@ -82,7 +82,7 @@ def test_graceful_sigint_makes_sigint_a_sigterm(serve, worker):
     over = server.signal(signal.SIGINT) + 0.4
     server.wait_log("^lame duck:")
     assert server.fetch().closes
-    assert_within(0.3, server.wait_gone(), over, "gone after the delay")
+    assert_within(server.exit_bound, server.wait_gone(), over, "gone after the delay")
     assert_clean(server)
 
 

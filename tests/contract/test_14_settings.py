@@ -112,14 +112,14 @@ def test_a_slip_in_a_reloaded_file_ends_no_service(serve, worker, line, sentence
 #: What `-k` names is another class after the first HUP.
 SWITCHED = """
 import pathlib, sys, types
-import gunicorn.workers.gthread
+import gunicorn.workers.sync
 import gracefulworker
 where = sys.modules.setdefault("switched", types.ModuleType("switched"))
 if pathlib.Path({directory!r}, "switched").exists():
-    where.Worker = gracefulworker.gthread
+    where.Worker = gracefulworker.sync
     {line}
 else:
-    where.Worker = gunicorn.workers.gthread.ThreadWorker
+    where.Worker = gunicorn.workers.sync.SyncWorker
 """
 
 

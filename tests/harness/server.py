@@ -90,6 +90,15 @@ class Server:
 
     # starting and ending
 
+    @property
+    def exit_bound(self) -> float:
+        """Seconds in which it is gone once nothing is left to do.
+
+        The interpreter's own end, which is in it, takes longer with what an ASGI framework imports
+        (docs/design.md).
+        """
+        return 0.4 if self.is_asgi else 0.3
+
     def start(self) -> Server:
         self._launch()
         if self.ready:

@@ -115,7 +115,7 @@ def test_idle_connections_are_closed_at_the_end_of_the_delay(secure, keeper):
     endings = ends(clients)
     assert [end.kind for end in endings] == ["eof"] * 5
     assert_within(0.1, max(end.at for end in endings), over, "the last end of file")
-    assert_within(0.3, server.wait_gone(), over, "gone after the delay")
+    assert_within(server.exit_bound, server.wait_gone(), over, "gone after the delay")
 
 
 @pytest.mark.contract(5)

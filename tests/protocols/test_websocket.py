@@ -56,7 +56,7 @@ def test_it_goes_on_to_the_end_of_the_delay_and_is_told_then(serve, worker, path
     assert echoes(client, b"lame duck")
     draining = server.wait_draining()
     assert ends_well(client)
-    assert_within(0.3, server.wait_gone(), draining.at, "gone")
+    assert_within(server.exit_bound, server.wait_gone(), draining.at, "gone")
     assert_clean(server)
     assert summary(server)["websockets"] == json.loads(report.read_text())["websockets_told"] == 1
 

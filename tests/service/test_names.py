@@ -18,7 +18,7 @@ def ends_well(server: Server) -> None:
     assert server.fetch().closes
     assert server.delay is not None
     over = server.term_at + server.delay
-    assert_within(0.3, server.wait_gone(), over, "gone after the delay")
+    assert_within(server.exit_bound, server.wait_gone(), over, "gone after the delay")
     assert_clean(server)
 
 

@@ -387,7 +387,7 @@ def test_nobody_at_the_address_holds_up_the_exit(serve, worker):
     half = Client(probe_address(server))
     half.send(b"GET /readyz HTT")
     over = server.terminate() + 0.1
-    assert_within(0.3, server.wait_gone(), over, "gone")
+    assert_within(server.exit_bound, server.wait_gone(), over, "gone")
     assert_clean(server)
     assert knock(probe_address(server)).kind == "refused"
     silent.close()

@@ -24,14 +24,14 @@ def test_a_service_without_timeout_is_a_lame_duck_and_drains(serve, worker):
     assert server.knock().kind == "refused"
     released = held.release()
     assert client.ending().status == 200
-    assert_within(0.3, server.wait_gone(), released, "the exit")
+    assert_within(server.exit_bound, server.wait_gone(), released, "the exit")
 
 
 @pytest.mark.contract(4)
 def test_a_service_without_timeout_ends_when_it_is_idle(serve, worker):
     server = serve(worker, delay=0.2, options=NO_TIMEOUT)
     over = server.terminate() + 0.2
-    assert_within(0.3, server.wait_gone(), over, "the exit")
+    assert_within(server.exit_bound, server.wait_gone(), over, "the exit")
     assert_clean(server)
 
 
