@@ -148,11 +148,6 @@ def serve_http2(serve, request, tmp_path):
     return start
 
 
-def more_on_uvicorn(keeper):
-    """Seconds: its modules take the interpreter longer to be done with."""
-    return 0.1 * ("uvicorn" in keeper)
-
-
 @pytest.mark.contract(3)
 def test_a_stream_in_flight_is_finished_and_named_by_the_goaway(serve_http2, keeper):
     server = serve_http2(keeper, delay=0.3)
@@ -180,8 +175,8 @@ def test_streams_are_served_during_the_delay_and_idle_connections_end_with_it(se
     reads.finish()
     assert reads.goaways == [NO_MORE, 3]
     assert_within(0.1, reads.ended_at, over, "the end of an idle connection")
-    most = 0.3 + more_on_uvicorn(keeper)
-    assert_within(most, server.wait_gone(), over, "gone, with a client that does not read")
+    gone = server.wait_gone()
+    assert_within(server.exit_bound, gone, over, "gone, with a client that does not read")
     sleeps.finish()
     assert sleeps.goaways == [NO_MORE, 1]
     assert_clean(server)
@@ -234,7 +229,7 @@ def test_who_opens_no_stream_counts_as_silent_and_who_opens_one_late_is_served(s
     assert late.goaways == [NO_MORE, stream]
     silent.finish()
     assert silent.goaways == [0]
-    assert_within(0.8 + more_on_uvicorn(keeper), server.wait_gone(), over, "gone")
+    assert_within(0.5 + server.exit_bound, server.wait_gone(), over, "gone")
     assert_clean(server)
 
 
