@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import resource
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -76,6 +77,15 @@ def rehearse(tmp_path):
     yield start
     for rehearsal in started:
         rehearsal.close()
+
+
+@pytest.fixture
+def descriptors():
+    """As many descriptors as the system allows, here and in the servers started from here."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture(autouse=True, scope="session")

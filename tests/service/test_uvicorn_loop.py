@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -67,14 +66,6 @@ def test_after_a_pause_for_want_of_descriptors_others_are_accepted(serve, listen
         held.release()
         assert client.ending().status == 200
     assert not server.grep("^draining")
-
-
-@pytest.fixture
-def descriptors():
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield hard
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 CROWD = 5000

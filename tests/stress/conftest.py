@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import resource
 from dataclasses import asdict
 
 import pytest
@@ -104,12 +103,3 @@ def fresh(request, serve):
         return serve(worker, **options)
 
     return start
-
-
-@pytest.fixture
-def descriptors():
-    """As many descriptors as the system allows, here and in the servers started from here."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield hard
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
