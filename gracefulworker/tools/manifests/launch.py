@@ -37,7 +37,8 @@ WRAPPERS = INITS | {
     *("opentelemetry-instrument", "elasticapm-run", "poetry", "uv", "uvx", "pipenv", "pdm"),
     *("pipx", "rye", "hatch", "conda", "micromamba", "mamba", "coverage", "watchmedo"),
     *("sentry-run", "scout-apm", "memray", "py-spy", "runuser", "with-contenv", "dockerize"),
-    *("wait-for", "wait-for-it", "aws-vault", "op", "sops", "jemalloc.sh", "time"),
+    *("wait-for", "wait-for-it", "aws-vault", "op", "sops", "jemalloc.sh", "time", "chroot"),
+    *("s6-setuidgid", "s6-applyuidgid", "s6-envdir", "s6-envuidgid", "s6-notifyoncheck"),
 }
 
 #: Programs that start others, as they are told elsewhere.
@@ -89,16 +90,32 @@ class Word(str):
         return word
 
 
+#: What is to be done with a command below a shell that stays, by where it stands.
+_FIXES = {
+    "": "write `exec` before the command in the shell (and no trap), or start gunicorn without a "
+    'shell (["gunicorn", "app:app"], the exec form)',
+    "subshell": "take gunicorn out of the parentheses, and write `exec` before it",
+    "pipeline": "take gunicorn out of the pipeline, and write `exec` before it (its output may go "
+    "on to a program all the same: `exec gunicorn ... > >(tee FILE)` in bash)",
+    "background": "start gunicorn last, in the foreground and with `exec`, and what runs beside it "
+    "somewhere else; or have the shell wait for it in a trap: trap 'kill -TERM $PID; wait $PID' "
+    "TERM",
+}
+
+
 @dataclass(frozen=True)
 class Holder:
     """A shell that stays above gunicorn, and why SIGTERM ends there.
 
     :param name: as in "the shell that runs this script".
     :param reason: the rest of a sentence that begins with the name.
+    :param is_cut: whether everything is cut as soon as SIGTERM has come.
     """
 
     name: str
+    fix: str
     reason: str = "does not pass SIGTERM on"
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,6 +203,8 @@ def _from_unknown(
         return found
     if name in SUPERVISORS:
         around.miss(f"{name} starts what its own configuration says: give that")
+    elif _NAMED.match(words[0]) and len(words[0].split()) > 1:
+        around.miss(f"`{words[0]}` is one word, and no program is called that: no shell splits it")
     elif name not in _MENTIONING and any(_NAMED.search(word) for word in words):
         around.miss(f"{name} may start gunicorn, in a way that is not read here")
     return []
@@ -368,17 +387,21 @@ def _holder(command: shell.Command, kind: str, name: str, text: str) -> Holder |
 def _stays(command: shell.Command, name: str) -> Holder | None:
     if command.is_exec and not command.beside:
         return None
-    trap = command.trap
+    trap, held = command.trap, Holder(name, _FIXES[command.beside])
     if trap is None:
-        return Holder(name)
+        return held
     if command.beside != "background":
-        return Holder(name, "runs its trap for SIGTERM only when gunicorn, in the foreground, ends")
+        reason = "runs its trap for SIGTERM only when gunicorn, in the foreground, ends"
+        return replace(held, reason=reason)
+    if trap.is_quick:
+        reason = "has a trap for SIGTERM that sends gunicorn a signal which stops it at once"
+        return replace(held, reason=reason, is_cut=True)
     if not trap.passes_on:
-        return Holder(name, "has a trap for SIGTERM that does not pass it on")
+        return replace(held, reason="has a trap for SIGTERM that does not pass it on")
     if not command.waits and command.is_followed:
-        return Holder(name, "runs its trap for SIGTERM only when what is in the foreground ends")
+        reason = "runs its trap for SIGTERM only when what is in the foreground ends"
+        return replace(held, reason=reason)
     if not trap.waits and command.waits < 2:
-        return Holder(
-            name, "ends when its trap has run (SIGTERM ends its wait), and the container with it"
-        )
+        reason = "ends when its trap has run (SIGTERM ends its wait), and the container with it"
+        return replace(held, reason=reason, is_cut=True)
     return None

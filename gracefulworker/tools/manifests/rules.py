@@ -341,11 +341,12 @@ def sigterm_lost(server: Server) -> Iterator[Mistake]:
     supervisord or systemd (`KillMode=mixed`): everything is cut at once.
     Fix: `exec gunicorn ...`, or the exec form.
     """
-    stop = server.stop
-    to_all = stop is not None and stop.to == "all"
-    if server.launch.holder is not None and not to_all:
-        yield _held(server, server.launch.holder)
-    elif server.knows("daemon") and server.read.cfg.daemon and _is_contained(server):
+    stop, holder = server.stop, server.launch.holder
+    is_daemon = server.knows("daemon") and server.read.cfg.daemon
+    # systemd alone knows what to do with a daemon.
+    is_unit = stop is not None and stop.label == "TimeoutStopSec"
+    is_contained = (stop is not None or server.image is not None) and not is_unit
+    if is_daemon and (is_contained or (holder is not None and not is_unit)):
         yield Mistake(
             ERROR,
             server.place,
@@ -354,18 +355,17 @@ def sigterm_lost(server: Server) -> Iterator[Mistake]:
             "gunicorn that is killed at the end without having heard of it",
             "remove --daemon, and start gunicorn last, with exec",
         )
+    elif holder is not None and not is_daemon and (stop is None or stop.to != "all"):
+        yield _held(server, holder)
     yield from _other_signals(server)
-
-
-def _is_contained(server: Server) -> bool:
-    is_unit = server.stop is not None and server.stop.label == "TimeoutStopSec"
-    return (server.stop is not None or server.image is not None) and not is_unit
 
 
 def _held(server: Server, holder: launch.Holder) -> Mistake:
     stop = server.stop
     is_child = server.launch.has_init or (stop is not None and stop.to == "child")
-    if is_child or "container with it" in holder.reason:
+    if holder.is_cut:
+        effect = "every request under way is cut at once"
+    elif is_child:
         effect = (
             "the shell ends at SIGTERM, and what it has started is killed or left behind: every "
             "request under way is cut at once"
@@ -382,8 +382,7 @@ def _held(server: Server, holder: launch.Holder) -> Mistake:
         server.place,
         f"gunicorn is started by {holder.name}, which {holder.reason}",
         effect,
-        "write `exec` before the command in the shell (and no trap), or start gunicorn without a "
-        'shell (["gunicorn", "app:app"], the exec form)',
+        holder.fix,
     )
 
 
@@ -987,7 +986,12 @@ def no_delay(server: Server) -> Iterator[Mistake]:
         ERROR if server.pod is not None else WARNING,
         server.place_of("GRACEFUL_DELAY"),
         f"gunicorn (worker class {name}) stops as soon as SIGTERM arrives, and there is no preStop "
-        "hook",
+        "hook"
+        + (
+            ""
+            if server.container is None or not server.container.node["lifecycle"]["preStop"]
+            else " that sleeps before it"
+        ),
         "for some seconds at each deploy new connections are refused: 502 from the balancer"
         + (" (as soon as it hears of SIGTERM, see sigterm-lost)" if server.launch.holder else ""),
         fix,

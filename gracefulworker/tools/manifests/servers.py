@@ -173,8 +173,12 @@ class Server:
         return self.ours is not None and self.ours.unready
 
     def presleep(self) -> float | None:
-        """Seconds that its preStop hook sleeps; 0 without a hook, None for any other hook."""
+        """Seconds that its preStop hook keeps SIGTERM from it; None when that is not known."""
         if self.container is None:
+            return 0.0
+        words = _hook(self.container.node, self.environ)
+        # On a worker class that is not ours the command fails at once.
+        if words and self.is_delayed is False and words[:2] == ["gracefulworker", "drain"]:
             return 0.0
         return prestop_sleep(self.container.node, self.environ)
 
@@ -221,14 +225,27 @@ class Cluster:
 
 
 def prestop_sleep(container: Node, environ: Mapping[str, str | None]) -> float | None:
-    """Seconds that a container's preStop hook sleeps; 0 without a hook, None for any other one."""
+    """Seconds from the start of a container's preStop hook to SIGTERM, from the hook or after it.
+
+    :returns: 0 without a hook; None for one that does not sleep, or for a time that is not known.
+    """
     hook = container["lifecycle"]["preStop"]
     if not hook:
         return 0.0
     if hook["sleep"]:
         return hook["sleep"]["seconds"].number
-    words = [referring(word.text or "", environ) for word in hook["exec"]["command"]]
-    return _slept(words, environ)
+    words = _hook(container, environ)
+    slept = 0.0
+    for command in _commands(words, environ):
+        if _ends_gunicorn(command.words):
+            return slept
+        if not any("sleep" in word for word in command.words) or command.beside == "background":
+            continue
+        seconds = _slept(command.words, environ)
+        if seconds is None or command.condition or command.in_loop:
+            return None
+        slept += seconds
+    return slept or None
 
 
 def quits_after(container: Node, is_native: bool) -> float | None:
@@ -240,17 +257,11 @@ def quits_after(container: Node, is_native: bool) -> float | None:
     :returns: infinity for a native sidecar that is not told; None when the hook is not understood.
     """
     hook = container["lifecycle"]["preStop"]
-    words = [referring(word.text or "", {}) for word in hook["exec"]["command"]]
-    text = _shell_text(words)
-    try:
-        commands = [words] if text is None else [one.words for one in shell.commands(text, {})]
-    except shell.TooMuch:
-        return None
     slept = 0.0
-    for command in filter(None, commands):
-        if _tells_to_quit(command):
+    for command in _commands(_hook(container, {}), {}):
+        if _tells_to_quit(command.words):
             return slept
-        seconds = _slept(command, {})
+        seconds = _slept(command.words, {})
         if is_native and seconds is None:
             return None  # it may tell the proxy in a way of its own
         slept += seconds or 0.0
@@ -259,10 +270,37 @@ def quits_after(container: Node, is_native: bool) -> float | None:
     return None if hook["httpGet"] else math.inf
 
 
+def _hook(container: Node, environ: Mapping[str, str | None]) -> list[str]:
+    """The command of a container's preStop hook, [] without one."""
+    command = container["lifecycle"]["preStop"]["exec"]["command"]
+    return [referring(word.text or "", environ) for word in command]
+
+
+def _commands(words: Sequence[str], environ: Mapping[str, str | None]) -> Sequence[shell.Command]:
+    """What a hook's command line runs, be it one program or a shell's text; [] if that is long."""
+    text = _shell_text(words)
+    if text is None:
+        return [shell.Command(line=1, words=list(words))] if words else []
+    try:
+        return shell.commands(text, environ)
+    except shell.TooMuch:
+        return []
+
+
 def _tells_to_quit(words: Sequence[str]) -> bool:
     """Tell whether a command ends a proxy: ``kill -QUIT 1``, ``nginx -s quit``, ``caddy stop``."""
     is_kill = os.path.basename(words[0]) == "kill"
     return is_kill or any(word in ("quit", "stop", "graceful-stop") for word in words[1:])
+
+
+def _ends_gunicorn(words: Sequence[str]) -> bool:
+    """Tell whether a command in its container ends it: ``kill 1``, ``pkill -QUIT gunicorn``."""
+    name, line = os.path.basename(words[0]), " ".join(words[1:])
+    if re.search(r"(^|\s)-(s\s*)?(SIG)?(0|HUP|USR1|USR2|WINCH|TTIN|TTOU)\b", line):
+        return False
+    if name in ("pkill", "killall"):
+        return "gunicorn" in line
+    return name == "kill" and re.search(r"(^|\s)1$|\$", line) is not None
 
 
 def _slept(words: Sequence[str], environ: Mapping[str, str | None]) -> float | None:
@@ -276,17 +314,6 @@ def _slept(words: Sequence[str], environ: Mapping[str, str | None]) -> float | N
     if name.startswith("python"):
         found = re.findall(r"\bsleep\(\s*(\d+(?:\.\d+)?)\s*\)", " ".join(words))
         return sum(map(float, found)) if found else None
-    if (text := _shell_text(words)) is not None:
-        try:
-            inner = shell.commands(text, environ)
-        except shell.TooMuch:
-            return None
-        sleeps = [
-            None if one.condition or one.in_loop else _slept(one.words, environ)
-            for one in inner
-            if one.beside != "background" and any("sleep" in word for word in one.words)
-        ]
-        return None if None in sleeps or not sleeps else sum(time or 0.0 for time in sleeps)
     return None
 
 

@@ -79,10 +79,12 @@ class Trap:
 
     :param passes_on: whether it is passed on (or may be, in code that is not shown).
     :param waits: whether what it is passed to is waited for in the trap itself.
+    :param is_quick: whether what is sent instead ends gunicorn at once, as SIGQUIT does.
     """
 
     passes_on: bool
     waits: bool
+    is_quick: bool = False
 
 
 @dataclass
@@ -773,9 +775,10 @@ class _Walk:
         if self.state.is_open and name not in functions:  # it may be defined in what was sourced
             return Trap(True, True)
         sent = set(_KILL.findall(text))
-        passes_on = bool(_PASSES_ON.search(text)) and not (sent and sent <= _QUICK)
+        is_quick = bool(sent) and sent <= _QUICK
+        passes_on = bool(_PASSES_ON.search(text)) and not is_quick
         waits = re.search(r"\bwait\b|\bkill -0\b|\bdrain\b", text) is not None
-        return Trap(passes_on, waits)
+        return Trap(passes_on, waits, is_quick)
 
     # -- conditions
 

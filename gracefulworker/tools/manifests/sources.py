@@ -20,6 +20,9 @@ MAX_SIZE = 5_000_000
 #: Directories below a given one that hold other people's files.
 SKIPPED_DIRECTORIES = frozenset({"node_modules", "site-packages", "venv", "__pycache__"})
 
+#: What stands before the interpreter in a script's first line; the second is s6-overlay's.
+_BEFORE_INTERPRETERS = frozenset({"env", "with-contenv"})
+
 #: The interpreters of what is read as a script.
 _SHEBANG = re.compile(rb"#!.*\b(sh|ash|bash|dash|ksh|zsh)\b")
 
@@ -87,9 +90,9 @@ class Source:
     def interpreter(self) -> str:
         """The program that a script's first line names, "" without such a line."""
         first = self.text.split("\n", 1)[0]
-        words = first[2:].replace("/env ", "/").split() if first.startswith("#!") else []
-        words = [word for word in words if not word.startswith("-")]
-        return os.path.basename(words[0]) if words else ""
+        words = first[2:].split() if first.startswith("#!") else []
+        names = [os.path.basename(word) for word in words if not word.startswith("-")]
+        return next((name for name in names if name not in _BEFORE_INTERPRETERS), "")
 
 
 def read(path: str) -> Iterator[Source | InputError]:
