@@ -19,9 +19,9 @@ from gracefulworker.tools import configuration
 from gracefulworker.tools.manifests import dockerfile, documents, launch, units
 from gracefulworker.tools.manifests.documents import Node
 from gracefulworker.tools.manifests.launch import Launch, Surroundings, Word
-from gracefulworker.tools.manifests.servers import Cluster, Container, Pod, Server, referring
+from gracefulworker.tools.manifests.servers import Cluster, Container, Pod, Server, known_in
 from gracefulworker.tools.manifests.sources import InputError, Place, Source, unrendered
-from gracefulworker.tools.manifests.units import Stop, Unit
+from gracefulworker.tools.manifests.units import Stop, Unit, referring
 
 #: Kinds with a pod template in ``spec.template``; Rollout is Argo's.
 TEMPLATED = frozenset(
@@ -552,9 +552,7 @@ class Reader:
         self, name: str, one: Launch, environ: Mapping[str, str | None], **context: Any
     ) -> Server:
         environ = {**environ, **one.assigned}
-        known = {
-            key: value for key, value in environ.items() if value is not None and "$" not in value
-        }
+        known = known_in(environ)
         in_service = configuration.service_environ(known)
         names: Mapping[str, object] = {}
         if self.config_file is not None:

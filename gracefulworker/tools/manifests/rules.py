@@ -15,77 +15,34 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import gracefulworker
-from gracefulworker.settings import MARGIN, whole
+from gracefulworker.settings import MARGIN
 from gracefulworker.tools import engines
 from gracefulworker.tools.manifests import launch
 from gracefulworker.tools.manifests.documents import Node
-from gracefulworker.tools.manifests.servers import Pod, Server, quits_after
+from gracefulworker.tools.manifests.fronts import (
+    LOCAL,
+    class_of,
+    direct_balancer,
+    in_front,
+    keeping,
+    port_of,
+)
+from gracefulworker.tools.manifests.servers import Pod, Server
 from gracefulworker.tools.manifests.sources import Place
-from gracefulworker.tools.manifests.units import Stop, base_of
+from gracefulworker.tools.manifests.timing import HANDOVER, Budget, budget, has_no_delay, remedy
 
 ERROR, WARNING = "error", "warning"
-
-#: Seconds for which balancers keep an idle connection to a pod, by the Ingress's class.
-#: https://docs.aws.amazon.com/elasticloadbalancing/latest/application/application-load-balancers.html
-#: https://kubernetes.github.io/ingress-nginx/user-guide/nginx-configuration/configmap/
-#: https://doc.traefik.io/traefik/routing/services/ (idleConnTimeout)
-#: https://cloud.google.com/load-balancing/docs/https (backend keepalive timeout)
-IDLE_TIMES = {"alb": 60.0, "nginx": 60.0, "traefik": 90.0, "gce": 600.0, "gce-internal": 600.0}
-
-#: Where a user raises or lowers the ALB's.
-ALB_ATTRIBUTES = "alb.ingress.kubernetes.io/load-balancer-attributes"
-
-#: Seconds for which Heroku's router keeps an idle connection to a dyno.
-#: https://devcenter.heroku.com/articles/http-routing#keepalives
-HEROKU_IDLE = 90.0
 
 #: Those who answer one request per connection have no keep-alive.
 KEEPERS = ("gthread", "gevent", "eventlet", "tornado", "uvicorn", "asgi")
 
-#: How a worker class gets our delay that has no engine of ours.
-HOOK = "`from gracefulworker.hooks import when_ready` in gunicorn's config file"
-
-#: Programs that may stand in front of gunicorn in its pod, which are the names of their images too.
-PROXIES = frozenset(
-    {"nginx", "nginx-unprivileged", "openresty", "envoy", "haproxy", "caddy", "httpd", "traefik"}
-)
-
-#: Those of them that SIGQUIT lets finish what is under way.
-NGINXES = frozenset({"nginx", "nginx-unprivileged", "openresty"})
-
-#: Seconds that gunicorn may go on after a proxy in its pod has closed its door, for what that has
-#: let in.
-HANDOVER = 2.0
-
-#: graceful_delay's own default, which is enough for kube-proxy and ingress-nginx.
-USUAL_DELAY = 5.0
-
-
-class Balancer(NamedTuple):
-    """One of AWS that sends requests to a pod's own address, past kube-proxy."""
-
-    name: str
-    takes: float  #: seconds until it has heard that a target is leaving, as users measured
-    enough: float  #: a delay that holds them
-
-
-#: docs/platforms.md; kube-proxy and ingress-nginx take less than 5 s. Of which kind a target group
-#: is, its binding does not say.
-ALB, NLB = Balancer("the ALB", 25.0, 30.0), Balancer("the NLB", 120.0, 150.0)
-TARGET_GROUP = ALB._replace(name="the target group")
-
 #: Less than this from the start of the container to its end by the liveness probe is no boot time
 #: for a Python service, which takes 1 to 10 s on an idle machine.
 SHORTEST_BOOT = 10.0
-
-#: How addresses begin that nobody outside the pod can reach.
-LOCAL = ("127.", "localhost", "[::1]")
 
 #: Annotations of Services whose balancer looks at the pods itself.
 DIRECT = (
@@ -122,6 +79,12 @@ class Mistake:
     effect: str
     fix: str
 
+
+#: What clients see when the period is too short.
+CUT = (
+    "requests still under way when the period ends are cut by SIGKILL, without an answer and "
+    "without a log line"
+)
 
 Rule = Callable[[Server], Iterator[Mistake]]
 
@@ -162,99 +125,6 @@ def judge(server: Server) -> Iterator[Finding]:
             yield Finding(name, m.severity, server.name, m.place, m.mistake, m.effect, m.fix)
 
 
-# -- the time from the deletion of a pod to its SIGKILL
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How the time from SIGTERM to SIGKILL is spent; all in seconds."""
-
-    stop: Stop
-    period: float
-    presleep: float
-    delay: float
-    finish: float
-    is_chosen: bool
-
-    @property
-    def used(self) -> float:
-        """What it takes when a request is as slow as it may be."""
-        return self.presleep + self.delay + self.finish
-
-    @property
-    def needed(self) -> int:
-        """The period that holds it, with the margin for the exit."""
-        return whole(self.used + MARGIN)
-
-    @property
-    def fits(self) -> bool:
-        """Whether it does, or is let pass.
-
-        Stock's default graceful_timeout is as long as Kubernetes' default period: nobody chose
-        either, and what a preStop sleep takes away is missed by very slow requests only.
-        """
-        if self.needed <= self.period:
-            return True
-        is_default = not self.is_chosen and not self.delay
-        return is_default and self.presleep + MARGIN <= self.period
-
-    @property
-    def severity(self) -> str:
-        """Requests are cut, or there is no time for the exit alone."""
-        return ERROR if self.used > self.period else WARNING
-
-    @property
-    def sum(self) -> str:
-        """The figures, for a sentence."""
-        parts = {
-            "preStop": self.presleep,
-            "graceful_delay": self.delay,
-            "graceful_timeout": self.finish,
-            "the exit": MARGIN,
-        }
-        return " + ".join(f"{name} {value:g} s" for name, value in parts.items() if value)
-
-    @property
-    def is_presleep_alone(self) -> bool:
-        """Whether all would fit without the preStop hook, which our delay makes needless."""
-        would_fit = self.needed - self.presleep <= self.period
-        return self.presleep > 0 and self.delay > 0 and would_fit
-
-    @property
-    def is_needless_hook(self) -> bool:
-        """Whether the preStop hook is what is to go: our delay does what it does."""
-        has_both = self.presleep > 0 and self.delay > 0
-        return has_both and (self.needed <= self.period or self.is_presleep_alone)
-
-    @property
-    def is_unset_or_equal(self) -> bool:
-        """Whether nobody thought of the period: that of the rule `graceful-timeout`."""
-        if not self.stop.is_set:
-            return self.is_chosen
-        return self.is_chosen and self.finish == self.period and not self.presleep
-
-    @property
-    def fix(self) -> str:
-        """A period that is long enough; where there is none, what fits into it."""
-        if self.stop.written is not None:
-            return self.stop.written.format(self.needed)
-        if self.delay:
-            return f"GRACEFUL_DELAY=0 and GRACEFUL_KILL_AFTER={self.period:g}"
-        return (
-            f"--graceful-timeout {max(self.period - MARGIN, 1):g}, and no request that takes longer"
-        )
-
-
-def budget(server: Server) -> Budget | None:
-    """Return the sum for a server, None when one of its figures is not known."""
-    delay, finish, stop = server.delay, server.finish, server.stop
-    if stop is None or stop.seconds is None or delay is None or finish is None:
-        return None
-    presleep = server.presleep() or 0.0
-    chosen = "graceful_timeout" in server.read.given
-    return Budget(stop, stop.seconds, presleep, delay, finish, chosen)
-
-
 @rule("grace-period")
 def grace_period(server: Server) -> Iterator[Mistake]:
     """preStop, delay and graceful_timeout together are longer than the period.
@@ -267,23 +137,36 @@ def grace_period(server: Server) -> Iterator[Mistake]:
     Fix: a longer period; `GRACEFUL_KILL_AFTER`; no preStop.
     """
     sums = budget(server)
-    if sums is None or sums.fits:
+    if sums is None or sums.fits or sums.is_presleep_alone or sums.is_unset_or_equal:
         return
-    if sums.is_presleep_alone or sums.is_unset_or_equal:
-        return
-    fix = sums.fix
-    if sums.stop.written is not None:
-        left = max(sums.period - sums.presleep, 0)
-        shorter = f"GRACEFUL_KILL_AFTER={left:g}, which shortens graceful_timeout"
-        fix += f", or {shorter if sums.delay else 'lower graceful_timeout'}"
     yield Mistake(
-        sums.severity,
+        _severity(sums),
         sums.stop.place,
         f"{sums.sum} is more than the {sums.period:g} s of {sums.stop.label}",
-        "requests still under way when the period ends are cut by SIGKILL, without an answer and "
-        "without a log line",
-        fix,
+        CUT,
+        _longer(server, sums),
     )
+
+
+def _severity(sums: Budget) -> str:
+    """Requests are cut, or there is no time for the exit alone."""
+    return ERROR if sums.used > sums.period else WARNING
+
+
+def _longer(server: Server, sums: Budget) -> str:
+    """A period that is long enough; where there is none, what fits into it."""
+    left = sums.period - sums.presleep
+    shorter = ""
+    if not sums.delay:
+        shorter = f"--graceful-timeout {max(left - MARGIN, 1):g}, and no request that takes longer"
+    elif left - sums.delay - MARGIN >= 1:
+        shorter = f"GRACEFUL_KILL_AFTER={left:g}, which shortens graceful_timeout"
+    elif sums.stop.written is None:
+        shorter = f"GRACEFUL_DELAY=0 and GRACEFUL_KILL_AFTER={left:g}"
+    change = remedy(server)
+    if not change.period and change.way:
+        return f"{change}, which fits graceful_timeout into the period"
+    return ", or ".join(filter(None, [change.period, shorter]))
 
 
 @rule("prestop-sleep")
@@ -302,30 +185,14 @@ def prestop(server: Server) -> Iterator[Mistake]:
     if sums.needed > sums.period:
         severity = ERROR
         effect = "the time for requests under way is too short by that: they are cut by SIGKILL"
-    planned = _planned(server, sums)
     yield Mistake(
         severity,
         server.container.node["lifecycle"]["preStop"].place,
         f"the preStop sleep of {sums.presleep:g} s and graceful_delay of {sums.delay:g} s add up: "
         f"{sums.sum}, in a period of {sums.period:g} s",
         effect,
-        "remove the preStop hook"
-        + (f", and set GRACEFUL_DELAY={planned:g}" if planned > sums.delay else ""),
+        str(remedy(server)),
     )
-
-
-def _planned(server: Server, sums: Budget | None) -> float:
-    """How long gunicorn serves on after SIGTERM once the other findings have been followed."""
-    delay, presleep = server.delay or 0.0, server.presleep() or 0.0
-    if sums is None or not sums.is_needless_hook:
-        return delay + presleep
-    # What the hook was there for must not be lost with it.
-    ends = [quits_after(node, is_native(node)) or 0.0 for node, _ in in_front(server)]
-    longer = [end + HANDOVER for end in ends if delay < end < math.inf]
-    balancer = _targets(server)
-    if balancer is not None and delay < balancer.takes:
-        longer.append(presleep if presleep >= balancer.takes else balancer.enough)
-    return max([delay, *longer])
 
 
 @rule("sigterm-lost")
@@ -396,7 +263,7 @@ def _other_signals(server: Server) -> Iterator[Mistake]:
         signals = [(node.text or "", node.place, fix)]
     if server.stop is not None and server.stop.signal is not None:
         signals = [server.stop.signal]
-    for signal, place, remedy in signals:
+    for signal, place, way in signals:
         name = signal.upper().removeprefix("SIG")
         takes_sigint = not server.knows_ours("graceful_sigint") or (
             server.ours is not None and server.ours.sigint
@@ -408,7 +275,7 @@ def _other_signals(server: Server) -> Iterator[Mistake]:
                 place,
                 f"gunicorn is stopped with {signal}, which ends it at once or not at all",
                 "connections are cut at each deploy",
-                remedy,
+                way,
             )
 
 
@@ -432,9 +299,7 @@ def keep_alive(server: Server) -> Iterator[Mistake]:
     # With 0 every answer says close, and no connection is idle; uvicorn closes without a word.
     if keepalive == 0 and not name.startswith("uvicorn"):
         return
-    # With a proxy in the pod, the balancer's connections end there.
-    balancers = [] if in_front(server) else list(_balancers(server))
-    for name, idle in balancers:
+    for name, idle in keeping(server):
         if keepalive <= idle:
             yield Mistake(
                 WARNING,
@@ -445,35 +310,6 @@ def keep_alive(server: Server) -> Iterator[Mistake]:
                 "that gunicorn is just closing",
                 f"--keep-alive {idle + 5:g}",
             )
-
-
-def _balancers(server: Server) -> Iterator[tuple[str, float]]:
-    """The balancers in front, each with the seconds that it keeps an idle connection for."""
-    if server.is_procfile:
-        yield "Heroku's router", HEROKU_IDLE
-    if server.pod is None:
-        return
-    for ingress in server.cluster.ingresses_of(server.pod):
-        idle = _idle_time(ingress)
-        if idle is not None:
-            place = f"{os.path.basename(ingress.file)}:{ingress.line}"
-            yield f"{_class(ingress)}, {place}", idle
-
-
-def _class(ingress: Node) -> str:
-    annotations = ingress["metadata"]["annotations"]
-    name = ingress["spec"]["ingressClassName"].text
-    return name or annotations["kubernetes.io/ingress.class"].text or ""
-
-
-def _idle_time(ingress: Node) -> float | None:
-    """Seconds for which the Ingress's balancer keeps an idle connection, None if not known."""
-    attributes = ingress["metadata"]["annotations"][ALB_ATTRIBUTES].text or ""
-    for attribute in attributes.split(","):
-        name, _, value = attribute.partition("=")
-        if name.strip() == "idle_timeout.timeout_seconds" and value.strip().isdigit():
-            return float(value)
-    return IDLE_TIMES.get(_class(ingress))
 
 
 # -- probes
@@ -500,16 +336,6 @@ def _port(server: Server, node: Node) -> int | None:
     assert server.container is not None
     number = node.number
     return server.container.ports().get(node.text or "") if number is None else int(number)
-
-
-def _port_of_address(address: str) -> int | None:
-    """The port of gunicorn's bind, 8000 when it names none; None for a socket's path."""
-    if address.startswith(("unix:", "fd:")):
-        return None
-    tail = address.removeprefix("tcp://").rpartition("]")[2].rpartition(":")[2]
-    if tail.isdigit():
-        return int(tail)
-    return 8000 if ":" not in address or address.endswith("]") else None
 
 
 @rule("liveness-window")
@@ -603,7 +429,7 @@ def readiness_probe(server: Server) -> Iterator[Mistake]:
         return
     node = server.container.node
     # One that asks the proxy in front asks gunicorn too.
-    through_proxy = any(front["readinessProbe"]["httpGet"] for front, _ in in_front(server))
+    through_proxy = any(front.node["readinessProbe"]["httpGet"] for front in in_front(server))
     if not node["readinessProbe"] and not through_proxy:
         yield Mistake(
             WARNING,
@@ -660,7 +486,7 @@ def _unanswered(server: Server, name: str, get: Node) -> Iterator[Mistake]:
     if "bind" not in server.read.given or not server.knows("bind"):
         return
     addresses = [str(address) for address in server.read.cfg.settings["bind"].get()]
-    ports = {_port_of_address(address) for address in addresses}
+    ports = {port_of(address) for address in addresses}
     # A proxy in the same pod may well answer there.
     others = [c for c in server.pod.containers if c["name"].text != server.container.name]
     is_foreign = others or any(address.startswith(("unix:", "fd:")) for address in addresses)
@@ -692,20 +518,17 @@ def graceful_timeout(server: Server) -> Iterator[Mistake]:
     Fix: the period that the finding names.
     """
     sums = budget(server)
-    if sums is None or sums.fits:
-        return
-    if sums.is_presleep_alone or not sums.is_unset_or_equal:
+    if sums is None or sums.fits or sums.is_presleep_alone or not sums.is_unset_or_equal:
         return
     period = f"{sums.period:g} s"
     yield Mistake(
-        sums.severity,
+        _severity(sums),
         sums.stop.place,
         f"graceful_timeout is {sums.finish:g} s, and {sums.stop.label} is "
         + (f"{period} too: " if sums.stop.is_set else f"not set, which means {period}: ")
         + f"{sums.sum}",
-        "requests still under way when the period ends are cut by SIGKILL, without an answer and "
-        "without a log line",
-        sums.fix,
+        CUT,
+        _longer(server, sums),
     )
 
 
@@ -761,65 +584,6 @@ def _worker_class(server: Server, refused: str) -> Iterator[Mistake]:
         )
 
 
-def in_front(server: Server) -> list[tuple[Node, bool]]:
-    """The containers of the pod through which clients reach gunicorn, each with whether it is sure.
-
-    What a Service points to decides, if one is among the files. Else it is the program.
-    """
-    if server.pod is None or server.container is None:
-        return []
-    services = server.cluster.services_of(server.pod)
-    targets = {
-        (port["targetPort"] or port["port"]).text
-        for service in services
-        for port in service["spec"]["ports"]
-    }
-    own = {str(number) for number in server.container.ports().values()}
-    own |= set(server.container.ports())
-    addresses = []
-    if "bind" in server.read.given and server.knows("bind"):
-        addresses = [str(address) for address in server.read.cfg.settings["bind"].get()]
-    own |= {str(_port_of_address(address)) for address in addresses}
-    is_hidden = bool(addresses) and all(
-        address.startswith(("unix:", *LOCAL)) for address in addresses
-    )
-    if targets & own and not is_hidden:
-        return []
-    found = []
-    for node in [*server.pod.containers, *server.pod.sidecars]:
-        if node["name"].text == server.container.name:
-            continue
-        ports = {port[key].text for port in node["ports"] for key in ("name", "containerPort")}
-        is_target = bool(targets & ports)
-        if _is_proxy(node) and (is_target or not targets & _all_ports(server.pod)):
-            found.append((node, is_target or is_hidden))
-        elif is_target and is_hidden:
-            found.append((node, True))
-    return found
-
-
-def _all_ports(pod: Pod) -> set[str | None]:
-    return {
-        port[key].text
-        for node in [*pod.containers, *pod.sidecars]
-        for port in node["ports"]
-        for key in ("name", "containerPort")
-    }
-
-
-def is_native(node: Node) -> bool:
-    """Whether a container is a native sidecar, which is told to stop after all others."""
-    return "initContainers[" in node.field
-
-
-def _is_proxy(node: Node) -> bool:
-    """Whether a container runs one of the proxies; one of their images may run something else."""
-    words = [word.text or "" for word in node["command"]]
-    if not words:
-        return base_of(node["image"].text or "") in PROXIES
-    return any(os.path.basename(word) in PROXIES for line in words for word in line.split())
-
-
 @rule("sidecar")
 def sidecar(server: Server) -> Iterator[Mistake]:
     """A proxy in the same pod that stops before gunicorn, or goes on without it.
@@ -835,20 +599,16 @@ def sidecar(server: Server) -> Iterator[Mistake]:
     delay, finish, presleep = server.delay, server.finish, server.presleep()
     if server.pod is None or server.container is None or delay is None or presleep is None:
         return
-    kept = delay + presleep
-    sums = budget(server)
-    hook = 0.0 if sums is not None and sums.is_needless_hook else presleep
-    planned = _planned(server, sums)
-    for node, is_sure in in_front(server):
-        name = f"the container {node['name'].text} ({base_of(node['image'].text or '')})"
-        sleep = quits_after(node, is_native(node))
+    kept, fix = delay + presleep, str(remedy(server))
+    for front in in_front(server):
+        name = f"{front.name} ({front.image})"
+        sleep = front.quits_after
         if sleep is None:
             continue
-        severity = ERROR if is_sure else WARNING
-        hooked = node["lifecycle"]["preStop"]
-        place = hooked.place if hooked else node.place
+        severity = ERROR if front.is_sure else WARNING
+        hooked = front.node["lifecycle"]["preStop"]
+        place = hooked.place if hooked else front.node.place
         if sleep == math.inf:
-            end = max(planned, USUAL_DELAY)
             yield Mistake(
                 severity if not kept else WARNING,
                 place,
@@ -856,7 +616,7 @@ def sidecar(server: Server) -> Iterator[Mistake]:
                 "gunicorn has gone, and its preStop hook does not tell it before",
                 "502: until then the proxy keeps its clients' connections, and takes requests that "
                 "gunicorn is no longer there for",
-                f"{_hook(node, end)} together with {_longer(server, end + HANDOVER, hook)}",
+                fix,
             )
         elif kept and (not sleep or sleep + HANDOVER < kept):
             yield Mistake(
@@ -865,8 +625,7 @@ def sidecar(server: Server) -> Iterator[Mistake]:
                 f"{name} in front of gunicorn stops {kept - sleep:g} s before it",
                 f"the proxy refuses clients at once at each deploy, although gunicorn serves on "
                 f"for {kept:g} s",
-                f"{_hook(node, planned)} together with "
-                f"{_longer(server, planned + HANDOVER, hook)} for what it then hands over",
+                fix,
             )
         elif sleep > kept:
             yield Mistake(
@@ -874,30 +633,10 @@ def sidecar(server: Server) -> Iterator[Mistake]:
                 place,
                 f"{name} in front of gunicorn goes on for {sleep - kept:g} s after it",
                 "502: the proxy takes requests that gunicorn is no longer there for",
-                _longer(server, sleep + HANDOVER, hook),
+                fix,
             )
     if kept:
         yield from _istio(server, server.pod, kept + (finish or 0.0))
-
-
-def _hook(node: Node, seconds: float) -> str:
-    """What ends a proxy in front after so many seconds."""
-    of = f"for the container {node['name'].text}"
-    if not is_native(node):
-        return f"a preStop sleep of {seconds:g} s {of}"
-    if base_of(node["image"].text or "") not in NGINXES:
-        return f"a preStop hook {of} that makes it quit after {seconds:g} s"
-    command = f'["sh", "-c", "sleep {seconds:g}; kill -QUIT 1; sleep 1"]'
-    return f"the preStop hook {command} {of}"
-
-
-def _longer(server: Server, seconds: float, hook: float) -> str:
-    """How gunicorn is made to serve on for so long, with a preStop hook that stays."""
-    if server.delay:
-        return f"GRACEFUL_DELAY={seconds - hook:g}"
-    if hook:
-        return f"a preStop sleep of {seconds:g} s for gunicorn's"
-    return f"{_our_worker(server)} with GRACEFUL_DELAY={seconds:g}"
 
 
 def _istio(server: Server, pod: Pod, needed: float) -> Iterator[Mistake]:
@@ -938,7 +677,7 @@ def unready(server: Server) -> Iterator[Mistake]:
         for service in services
         if any(service["metadata"]["annotations"][name] for name in DIRECT)
     ]
-    classes = {_class(ingress) for ingress in server.cluster.ingresses_of(server.pod)}
+    classes = {class_of(ingress) for ingress in server.cluster.ingresses_of(server.pod)}
     is_probed = classes & {"alb", "gce", "gce-internal", "haproxy"}
     if not services or direct or is_probed or server.cluster.target_groups:
         return
@@ -963,25 +702,14 @@ def no_delay(server: Server) -> Iterator[Mistake]:
     Clients: 502 for some seconds at each deploy.
     Fix: `-k gracefulworker.gthread`.
     """
-    if server.pod is None and not server.is_procfile:
-        return  # a Dockerfile does not say what will stop it; other platforms stop sending first
-    if server.delay != 0 or server.presleep() != 0:
+    if not has_no_delay(server):
         return
-    worker = server.worker or "sync"
-    name = worker.removeprefix("egg:gunicorn#")
-    fix = "remove graceful_delay = 0 (5 s is the default)"
-    if not server.is_delayed:
-        fix = _our_worker(server)
-    if server.read.names == {}:
+    name = (server.worker or "sync").removeprefix("egg:gunicorn#")
+    fix = str(remedy(server))
+    if server.refusal is not None:
+        fix += f"; it would refuse what is set: {server.refusal}"
+    elif not server.is_delayed and server.read.names == {}:
         fix += " (should a config file in the image do so already, give it with -c)"
-    balancer = _targets(server)
-    fronts = [node for node, _ in in_front(server)]
-    if balancer is not None:
-        fix += f", with {_enough(server, balancer.enough)} for {balancer.name}"
-    elif fronts:
-        quits = quits_after(fronts[0], is_native(fronts[0])) or 0.0
-        end = max(0.0 if quits == math.inf else quits, USUAL_DELAY)
-        fix += f", with GRACEFUL_DELAY={end + HANDOVER:g} and {_hook(fronts[0], end)}"
     yield Mistake(
         ERROR if server.pod is not None else WARNING,
         server.place_of("GRACEFUL_DELAY"),
@@ -996,11 +724,6 @@ def no_delay(server: Server) -> Iterator[Mistake]:
         + (" (as soon as it hears of SIGTERM, see sigterm-lost)" if server.launch.holder else ""),
         fix,
     )
-
-
-def _our_worker(server: Server) -> str:
-    ours = engines.ours_beside(server.worker or "sync")
-    return f"-k {ours}" if ours else HOOK
 
 
 @rule("hook-only")
@@ -1037,7 +760,7 @@ def short_delay(server: Server) -> Iterator[Mistake]:
     Clients: 502 for up to two minutes at each deploy.
     Fix: `GRACEFUL_DELAY=30` (ALB) or `GRACEFUL_DELAY=150` (NLB), and a period that holds it.
     """
-    delay, presleep, balancer = server.delay, server.presleep(), _targets(server)
+    delay, presleep, balancer = server.delay, server.presleep(), direct_balancer(server)
     if balancer is None or delay is None or presleep is None:
         return
     kept = delay + presleep
@@ -1049,39 +772,8 @@ def short_delay(server: Server) -> Iterator[Mistake]:
         f"gunicorn serves on for {kept:g} s, and {balancer.name} sends requests to the pod's own "
         f"address for some {balancer.takes:g} s",
         "new connections are refused after that: 502 from the balancer",
-        _enough(server, balancer.enough),
+        str(remedy(server)),
     )
-
-
-def _enough(server: Server, delay: float) -> str:
-    period = whole(delay + float(server.read.cfg.graceful_timeout) + MARGIN)
-    by = f"GRACEFUL_DELAY={delay:g}"
-    if server.presleep() and not server.is_delayed:
-        by = f"a preStop sleep of {delay:g} s"
-    return f"{by} and terminationGracePeriodSeconds: {period}"
-
-
-def _targets(server: Server) -> Balancer | None:
-    """The AWS balancer that sends requests to the pod itself, past kube-proxy."""
-    if server.pod is None:
-        return None
-    services = server.cluster.services_of(server.pod)
-    for ingress in server.cluster.ingresses_of(server.pod):
-        kind = ingress["metadata"]["annotations"]["alb.ingress.kubernetes.io/target-type"].text
-        if _class(ingress) == "alb" and kind == "ip":
-            return ALB
-    names = {service["metadata"]["name"].text for service in services}
-    for binding in server.cluster.target_groups:
-        spec = binding["spec"]
-        if spec["serviceRef"]["name"].text in names and spec["targetType"].text == "ip":
-            return TARGET_GROUP
-    prefix = "service.beta.kubernetes.io/aws-load-balancer-"
-    for service in services:
-        annotations = service["metadata"]["annotations"]
-        is_ip = annotations[f"{prefix}nlb-target-type"].text == "ip"
-        if is_ip or annotations[f"{prefix}type"].text == "nlb-ip":
-            return NLB
-    return None
 
 
 @rule("recreate")

@@ -5,23 +5,19 @@ What may be changed here: what a rule can ask of a server, its pod, and what sta
 
 from __future__ import annotations
 
-import math
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from gracefulworker import settings
 from gracefulworker.tools import engines
 from gracefulworker.tools.configuration import Configuration
-from gracefulworker.tools.manifests import dockerfile, launch, shell, units
+from gracefulworker.tools.manifests import dockerfile, prestop
 from gracefulworker.tools.manifests.documents import Node
 from gracefulworker.tools.manifests.launch import Launch
 from gracefulworker.tools.manifests.sources import Place
 from gracefulworker.tools.manifests.units import Stop
-
-_REFERENCE = re.compile(r"\$\$|\$\(([\w.-]+)\)")
 
 
 @dataclass(frozen=True)
@@ -159,6 +155,11 @@ class Server:
             return self.ours.finish
         return float(self.read.cfg.graceful_timeout)
 
+    @property
+    def known(self) -> dict[str, str]:
+        """Its environment, as far as it is known."""
+        return known_in(self.environ)
+
     def knows_ours(self, name: str) -> bool:
         """Tell whether the value of one of our settings is certain."""
         variable = name.upper()
@@ -176,11 +177,11 @@ class Server:
         """Seconds that its preStop hook keeps SIGTERM from it; None when that is not known."""
         if self.container is None:
             return 0.0
-        words = _hook(self.container.node, self.environ)
+        words = prestop.command(self.container.node, self.environ)
         # On a worker class that is not ours the command fails at once.
         if words and self.is_delayed is False and words[:2] == ["gracefulworker", "drain"]:
             return 0.0
-        return prestop_sleep(self.container.node, self.environ)
+        return prestop.sleeps(self.container.node, self.environ)
 
     def place_of(self, words: str) -> Place:
         """Where the first variable of the container stands that is named in `words`.
@@ -192,6 +193,11 @@ class Server:
             if entry["name"].text in named:
                 return entry["value"].place
         return self.place
+
+
+def known_in(environ: Mapping[str, str | None]) -> dict[str, str]:
+    """The variables whose values are known to the last letter."""
+    return {key: value for key, value in environ.items() if value is not None and "$" not in value}
 
 
 @dataclass
@@ -224,108 +230,6 @@ class Cluster:
         ]
 
 
-def prestop_sleep(container: Node, environ: Mapping[str, str | None]) -> float | None:
-    """Seconds from the start of a container's preStop hook to SIGTERM, from the hook or after it.
-
-    :returns: 0 without a hook; None for one that does not sleep, or for a time that is not known.
-    """
-    hook = container["lifecycle"]["preStop"]
-    if not hook:
-        return 0.0
-    if hook["sleep"]:
-        return hook["sleep"]["seconds"].number
-    words = _hook(container, environ)
-    slept = 0.0
-    for command in _commands(words, environ):
-        if _ends_gunicorn(command.words):
-            return slept
-        if not any("sleep" in word for word in command.words) or command.beside == "background":
-            continue
-        seconds = _slept(command.words, environ)
-        if seconds is None or command.condition or command.in_loop:
-            return None
-        slept += seconds
-    return slept or None
-
-
-def quits_after(container: Node, is_native: bool) -> float | None:
-    """Seconds from the pod's deletion until a proxy in it lets nobody in any more.
-
-    That is at the end of its preStop hook, unless the hook itself tells it to quit. A native
-    sidecar's hook is run at once as well, but its end tells the proxy nothing.
-
-    :returns: infinity for a native sidecar that is not told; None when the hook is not understood.
-    """
-    hook = container["lifecycle"]["preStop"]
-    slept = 0.0
-    for command in _commands(_hook(container, {}), {}):
-        if _tells_to_quit(command.words):
-            return slept
-        seconds = _slept(command.words, {})
-        if is_native and seconds is None:
-            return None  # it may tell the proxy in a way of its own
-        slept += seconds or 0.0
-    if not is_native:
-        return prestop_sleep(container, {})
-    return None if hook["httpGet"] else math.inf
-
-
-def _hook(container: Node, environ: Mapping[str, str | None]) -> list[str]:
-    """The command of a container's preStop hook, [] without one."""
-    command = container["lifecycle"]["preStop"]["exec"]["command"]
-    return [referring(word.text or "", environ) for word in command]
-
-
-def _commands(words: Sequence[str], environ: Mapping[str, str | None]) -> Sequence[shell.Command]:
-    """What a hook's command line runs, be it one program or a shell's text; [] if that is long."""
-    text = _shell_text(words)
-    if text is None:
-        return [shell.Command(line=1, words=list(words))] if words else []
-    try:
-        return shell.commands(text, environ)
-    except shell.TooMuch:
-        return []
-
-
-def _tells_to_quit(words: Sequence[str]) -> bool:
-    """Tell whether a command ends a proxy: ``kill -QUIT 1``, ``nginx -s quit``, ``caddy stop``."""
-    is_kill = os.path.basename(words[0]) == "kill"
-    return is_kill or any(word in ("quit", "stop", "graceful-stop") for word in words[1:])
-
-
-def _ends_gunicorn(words: Sequence[str]) -> bool:
-    """Tell whether a command in its container ends it: ``kill 1``, ``pkill -QUIT gunicorn``."""
-    name, line = os.path.basename(words[0]), " ".join(words[1:])
-    if re.search(r"(^|\s)-(s\s*)?(SIG)?(0|HUP|USR1|USR2|WINCH|TTIN|TTOU)\b", line):
-        return False
-    if name in ("pkill", "killall"):
-        return "gunicorn" in line
-    return name == "kill" and re.search(r"(^|\s)1$|\$", line) is not None
-
-
-def _slept(words: Sequence[str], environ: Mapping[str, str | None]) -> float | None:
-    """Seconds that a command sleeps; None when it does not, or when they are not known."""
-    name = os.path.basename(words[0]) if words else ""
-    if name == "busybox":
-        words, name = words[1:], os.path.basename(words[1]) if len(words) > 1 else ""
-    if name == "sleep":
-        times = [units.seconds_of(word) for word in words[1:]]
-        return None if None in times or not times else sum(time or 0.0 for time in times)
-    if name.startswith("python"):
-        found = re.findall(r"\bsleep\(\s*(\d+(?:\.\d+)?)\s*\)", " ".join(words))
-        return sum(map(float, found)) if found else None
-    return None
-
-
-def _shell_text(words: Sequence[str]) -> str | None:
-    """What a shell is given with -c; None when it is no shell, or is given nothing."""
-    name = os.path.basename(words[0]) if words else ""
-    at = next((n for n, word in enumerate(words) if re.fullmatch(r"-[a-z]*c", word)), None)
-    if (name == "sh" or name in launch.SHELLS) and at is not None and at + 1 < len(words):
-        return words[at + 1]
-    return None
-
-
 def _backends(ingress: Node) -> Iterator[str | None]:
     spec = ingress["spec"]
     yield (spec["defaultBackend"]["service"] or spec["backend"])["name"].text
@@ -337,16 +241,3 @@ def _backends(ingress: Node) -> Iterator[str | None]:
 
 def _namespace(node: Node) -> str:
     return node["metadata"]["namespace"].text or "default"
-
-
-def referring(text: str, environ: Mapping[str, str | None]) -> str:
-    """Put in Kubernetes' ``$(NAME)``; one that is not known becomes the shell's ``$NAME``."""
-
-    def value(match: re.Match[str]) -> str:
-        if match[0] == "$$":
-            return "$"
-        # Kubernetes leaves a reference to nothing as it is written.
-        known = environ.get(match[1], match[0])
-        return f"${match[1]}" if known is None else known
-
-    return _REFERENCE.sub(value, text)

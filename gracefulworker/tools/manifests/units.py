@@ -21,6 +21,7 @@ from gracefulworker.tools.manifests.launch import Word
 from gracefulworker.tools.manifests.sources import InputError, Place, Source
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(h|min|ms|m|sec|s|)(?![a-z])")
+_REFERENCE = re.compile(r"\$\$|\$\(([\w.-]+)\)")
 _UNITS = {"h": 3600.0, "min": 60.0, "m": 60.0, "sec": 1.0, "s": 1.0, "": 1.0, "ms": 0.001}
 
 
@@ -94,6 +95,19 @@ def seconds_of(text: str) -> float | None:
     if not text or _DURATION.sub("", text).strip():
         return None
     return sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(text))
+
+
+def referring(text: str, environ: Mapping[str, str | None]) -> str:
+    """Put in Kubernetes' ``$(NAME)``; one that is not known becomes the shell's ``$NAME``."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[0] == "$$":
+            return "$"
+        # Kubernetes leaves a reference to nothing as it is written.
+        known = environ.get(match[1], match[0])
+        return f"${match[1]}" if known is None else known
+
+    return _REFERENCE.sub(value, text)
 
 
 def _split(text: str) -> list[str]:
