@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import functools
 import importlib
 import io
@@ -219,7 +220,11 @@ def _parse(loaded: Configuration, source: str, arguments: Sequence[str]) -> dict
         return {}
     for word in unknown:
         if word.startswith("-"):
-            loaded.mistakes.append((source, True, f"gunicorn does not know the option {word}"))
+            options = [option for one in loaded.cfg.settings.values() for option in one.cli or ()]
+            near = difflib.get_close_matches(word.partition("=")[0], options, 1)
+            sentence = f"gunicorn does not know the option {word}"
+            sentence += f": did you mean {near[0]}?" if near else ""
+            loaded.mistakes.append((source, True, sentence))
             loaded.is_open = True
     settings = loaded.cfg.settings
     for name, values in given.values.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import yaml
@@ -80,7 +80,17 @@ class Node:
         return isinstance(self._node, yaml.MappingNode)
 
     def holds(self, key: str) -> bool:
-        """Whether a mapping somewhere in it has `key`; each node is looked at once."""
+        """Whether a mapping somewhere in it has `key`."""
+        return any(True for _ in self._all_under({key}))
+
+    def texts_under(self, keys: Collection[str]) -> Iterator[str]:
+        """Yield the scalars that stand under one of `keys` anywhere in it, in lists too."""
+        for node in self._all_under(keys):
+            listed = node.value if isinstance(node, yaml.SequenceNode) else [node]
+            yield from (str(one.value) for one in listed if isinstance(one, yaml.ScalarNode))
+
+    def _all_under(self, keys: Collection[str]) -> Iterator[Any]:
+        """Yield what mappings have under these keys; each node is looked at once."""
         seen: set[int] = set()
         waiting = [self._node]
         while waiting:
@@ -92,10 +102,9 @@ class Node:
                 waiting += node.value
             elif isinstance(node, yaml.MappingNode):
                 for name, value in node.value:
-                    if name.value == key:
-                        return True
+                    if name.value in keys:
+                        yield value
                     waiting.append(value)
-        return False
 
     @property
     def is_block(self) -> bool:

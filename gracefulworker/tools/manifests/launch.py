@@ -48,7 +48,7 @@ SUPERVISORS = frozenset({"supervisord", "circusd", "runsvdir", "s6-svscan", "hon
 _MENTIONING = frozenset({"pip", "pip3", "echo", "printf", "pkill", "pgrep", "killall", "grep"})
 
 #: gunicorn as a word of a command line, or of a text in one.
-_NAMED = re.compile(r"(^|[\s/;&'\"])gunicorn(\s|\Z)")
+NAMED = re.compile(r"(^|[\s/;&'\"])gunicorn(\s|\Z)")
 
 #: The shells, each with the one whose manners it has; plain `sh` depends on the image.
 SHELLS = {
@@ -146,7 +146,7 @@ class Surroundings:
     :param environ: the environment as far as it is known (None: a value that is not).
     :param sh: what plain ``sh`` is.
     :param gaps: collects why it is not known what is started: sentences.
-    :param used: collects the files of the scripts that are run.
+    :param used: collects the origins of the scripts that are run.
     """
 
     scripts: Mapping[str, Source]
@@ -154,7 +154,7 @@ class Surroundings:
     sh: str = "dash"
     depth: int = 0
     gaps: list[str] = field(default_factory=list)
-    used: set[str] = field(default_factory=set)
+    used: set[tuple[str, int]] = field(default_factory=set)
 
     def miss(self, gap: str) -> None:
         """Note something that could not be followed."""
@@ -203,9 +203,9 @@ def _from_unknown(
         return found
     if name in SUPERVISORS:
         around.miss(f"{name} starts what its own configuration says: give that")
-    elif _NAMED.match(words[0]) and len(words[0].split()) > 1:
+    elif NAMED.match(words[0]) and len(words[0].split()) > 1:
         around.miss(f"`{words[0]}` is one word, and no program is called that: no shell splits it")
-    elif name not in _MENTIONING and any(_NAMED.search(word) for word in words):
+    elif name not in _MENTIONING and any(NAMED.search(word) for word in words):
         around.miss(f"{name} may start gunicorn, in a way that is not read here")
     return []
 
@@ -221,7 +221,7 @@ def in_text(
     def source(name: str) -> str | None:
         if name not in around.scripts:
             return None
-        around.used.add(around.scripts[name].file)
+        around.used.add(around.scripts[name].origin)
         return around.scripts[name].text
 
     found = []
@@ -348,8 +348,8 @@ def _from_shell(
 
 
 def _from_script(source: Source, words: Sequence[str] | None, around: Surroundings) -> list[Launch]:
-    place = Place(source.file, 1, source.name)
-    around.used.add(source.file)
+    place = Place(source.file, source.line, source.name)
+    around.used.add(source.origin)
     if source.interpreter not in ("", "sh", *SHELLS):
         if "gunicorn" in source.text:
             around.miss(f"{source.name} is no shell script")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -130,7 +130,7 @@ class Reader:
     notes: list[str] = field(default_factory=list)
     #: A config file that lies beside what was given. It is not run unless the user asks for that.
     config_beside: str | None = None
-    _used: set[str] = field(default_factory=set)
+    _used: set[tuple[str, int]] = field(default_factory=set)
 
     def add(self, source: Source) -> None:
         """Take in one text."""
@@ -140,12 +140,8 @@ class Reader:
         try:
             if source.kind == "yaml":
                 found = [self._add_document(one, source) for one in documents.parse(source)]
-                if not any(found) and "gunicorn" in source.text:
-                    why = "it names gunicorn, in a form that is not read here"
-                    name = f"the file {source.name}"
-                    self.not_judged.append(Unjudged(name, Place(source.file, 1, ""), why))
-                elif not any(found):
-                    self.passed_over.append(source.file)
+                if not any(found):
+                    self._pass_over(source)
             elif source.kind == "dockerfile":
                 self.dockerfiles.append(dockerfile.read(source))
             elif source.kind == "procfile":
@@ -156,10 +152,20 @@ class Reader:
                 self.units += units.of_supervisord(source)
             elif source.kind == "fly":
                 self.units += units.of_fly(source)
+            elif source.kind == "other":
+                self._pass_over(source)
             else:
                 self.scripts.append(source)
         except InputError as error:
             self.errors.append(error)
+
+    def _pass_over(self, source: Source) -> None:
+        if "gunicorn" in source.text:
+            why = "it names gunicorn, in a form that is not read here"
+            place = Place(source.file, 1, "")
+            self.not_judged.append(Unjudged(f"the file {source.name}", place, why))
+        elif source.kind == "yaml":
+            self.passed_over.append(source.file)
 
     def _add_document(self, document: Node, source: Source) -> bool:
         """Take in one document; tell whether it is of a kind that is known, or starts something."""
@@ -180,11 +186,8 @@ class Reader:
         elif document["services"].is_mapping and not kind:
             self.units += units.of_compose(document)
             return True
-        elif document["containerDefinitions"]:
-            self.units += units.of_task_definition(document)
-            return True
-        elif document["taskDefinition"]["containerDefinitions"]:
-            self.units += units.of_task_definition(document["taskDefinition"])
+        elif (found := _task_definition(document)) is not None:
+            self.units += units.of_task_definition(*found)
             return True
         else:
             return self._add_neighbour(kind, name, document)
@@ -215,11 +218,12 @@ class Reader:
         elif kind == "TargetGroupBinding":
             self.cluster.target_groups.append(document)
         elif kind == "ConfigMap":
-            self.cluster.config_maps[document["metadata"]["name"].text or ""] = document
+            self.cluster.config_maps[name] = document
+            self.scripts += _scripts_of(document)
         elif kind in JOBS:
             why = "a job ends by itself, and serves nobody"
             self.not_judged.append(Unjudged(f"{kind} {name}", document.place, why))
-        elif kind and document.holds("containers"):
+        elif kind and (document.holds("containers") or _starts_gunicorn(document)):
             why = f"the kind {kind} is not read here"
             self.not_judged.append(Unjudged(f"{kind} {name}", document.place, why))
         elif document.holds("ContainerDefinitions"):
@@ -246,7 +250,7 @@ class Reader:
             found += self._of_unit(unit, all_units, None)
         served = [server.image for server in found]
         for file in self.dockerfiles:
-            if file.file not in self._used:
+            if (file.file, 1) not in self._used:
                 own = self._of_dockerfile(file, served)
                 if own and all_units:
                     self._note(
@@ -309,7 +313,7 @@ class Reader:
                 if not unit.arguments and start is not None:
                     place = start.place
                 if not unit.arguments:
-                    self._used.add(image.file)
+                    self._used.add((image.file, 1))
         around = self._around(place.file, environ, sh)
         launches = launch.find(words, place, around)
         if not launches and not unit.words and environ.get("GUNICORN_CMD_ARGS"):
@@ -418,13 +422,14 @@ class Reader:
         """The scripts that were named; of those in a directory the ones that something starts."""
         found: list[Server] = []
         for source in self.scripts:
-            if source.file in self._used:
+            if source.origin in self._used:
                 continue
-            place = Place(source.file, 1, "")
+            place = Place(source.file, source.line, "")
             name = f"script {source.name}"
             if not source.named:
                 if "gunicorn" in source.text:
-                    why = "nothing in the files starts it: name it to have it judged"
+                    why = "nothing in the files starts it"
+                    why += "" if source.title else ": name it to have it judged"
                     self.not_judged.append(Unjudged(name, place, why))
                 continue
             around = self._around(source.file, {})
@@ -582,6 +587,33 @@ class Reader:
             server.ours = settings.read(server.read.cfg, environ, server.read.names)
         except settings.SettingsError as error:
             server.refusal = str(error)
+
+
+def _starts_gunicorn(document: Node) -> bool:
+    """Whether a document of any kind has gunicorn in what looks like a command."""
+    texts = document.texts_under(("command", "args", "cmd", "entrypoint", "startCommand"))
+    return any(launch.NAMED.search(text) for text in texts)
+
+
+def _scripts_of(config_map: Node) -> Iterator[Source]:
+    """The scripts in a ConfigMap, which containers mount."""
+    for name, value in config_map["data"].pairs():
+        text = value.text or ""
+        if name.endswith((".sh", ".bash")) or text.startswith("#!"):
+            yield Source(
+                value.file, "script", text, False, name, value.line + (value.is_block and 1)
+            )
+
+
+def _task_definition(document: Node) -> tuple[Iterable[Node], str | None] | None:
+    """The containers of an ECS task definition, and its name; also of the bare list of them."""
+    for task in (document, document["taskDefinition"]):
+        if task["containerDefinitions"]:
+            return task["containerDefinitions"], task["family"].text
+    listed = list(document)
+    if listed and all(one["name"].text and one["image"].text for one in listed):
+        return listed, None
+    return None
 
 
 def _names(file: str) -> set[str]:

@@ -671,6 +671,8 @@ def unready(server: Server) -> Iterator[Mistake]:
     """
     if server.pod is None or not server.is_unready or not server.is_delayed:
         return
+    if server.ours is None or not (server.ours.probe_bind or server.ours.readiness_path):
+        return  # it has no effect, which `options` says
     services = server.cluster.services_of(server.pod)
     direct = [
         service

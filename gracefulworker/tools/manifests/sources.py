@@ -35,6 +35,13 @@ _PROGRAM = re.compile(rb"^\s*\[program:", re.MULTILINE)
 _MANIFEST = re.compile(rb'^\s*\{?\s*"?(apiVersion|kind)"?\s*:', re.MULTILINE)
 
 
+#: What a JSON file has that is one: Kubernetes' or ECS'.
+_JSON_MANIFEST = re.compile(rb'"(apiVersion|containerDefinitions)"\s*:')
+
+#: Terraform, Nomad, and templates: they may start gunicorn, and are named, though not read.
+_OTHER = (".tf", ".hcl", ".nomad", ".j2")
+
+
 class InputError(Exception):
     """A file that cannot be judged.
 
@@ -71,20 +78,29 @@ class Place:
 class Source:
     """One text.
 
-    :param kind: ``yaml``, ``dockerfile``, ``procfile``, ``script``, ``systemd``, ``supervisord`` or
-        ``fly``.
+    :param kind: ``yaml``, ``dockerfile``, ``procfile``, ``script``, ``systemd``, ``supervisord``,
+        ``fly``, or ``other`` for what is not read.
     :param named: whether the user gave this very file, and not a directory that holds it.
+    :param title: its own name, if it is a part of the file.
+    :param line: where it begins there.
     """
 
     file: str
     kind: str
     text: str
     named: bool
+    title: str = ""
+    line: int = 1
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
-        return os.path.basename(self.file)
+        """Its own name, or the last part of the path."""
+        return self.title or os.path.basename(self.file)
+
+    @property
+    def origin(self) -> tuple[str, int]:
+        """Its file, and the line where it begins."""
+        return self.file, self.line
 
     @property
     def interpreter(self) -> str:
@@ -112,10 +128,10 @@ def read(path: str) -> Iterator[Source | InputError]:
                 yield unrendered(os.path.join(directory, "templates"), 0)
             for name in sorted(names):
                 file = os.path.join(directory, name)
-                kind = _kind(name) or _kind_within(file)
-                # A JSON file in a directory is rarely a manifest; one that is can be named.
-                is_other = name.startswith(".") or name.endswith(".json")
-                if kind is not None and not is_other and os.path.isfile(file):
+                # A JSON file in a directory is rarely a manifest.
+                kind = None if name.endswith(".json") else _kind(name)
+                kind = kind or _kind_within(file)
+                if kind is not None and not name.startswith(".") and os.path.isfile(file):
                     yield _read_file(file, kind)
         yield from failed
 
@@ -145,7 +161,7 @@ def _kind(name: str) -> str | None:
 def _kind_within(file: str) -> str | None:
     """The kind of a file in a directory whose name alone does not say it."""
     extension = os.path.splitext(file)[1]
-    if extension not in ("", ".conf", ".ini") or not os.path.isfile(file):
+    if extension not in ("", ".conf", ".ini", ".json", *_OTHER) or not os.path.isfile(file):
         return None
     try:
         with open(file, "rb") as stream:
@@ -159,7 +175,9 @@ def _kind_of_data(data: bytes, extension: str) -> str | None:
         return "script"
     if extension in (".conf", ".ini") and _PROGRAM.search(data):
         return "supervisord"
-    return None
+    if extension == ".json" and _JSON_MANIFEST.search(data):
+        return "yaml"
+    return "other" if extension in _OTHER and b"gunicorn" in data else None
 
 
 def _read_file(file: str, kind: str | None = None) -> Source | InputError:

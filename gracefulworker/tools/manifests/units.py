@@ -11,7 +11,7 @@ import importlib
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -185,10 +185,9 @@ def _signal(node: Node, fix: str) -> tuple[str, Place, str] | None:
 # -- ECS, Cloud Run, Knative
 
 
-def of_task_definition(document: Node) -> Iterator[Unit]:
-    """The containers of an ECS task definition."""
-    family = document["family"].text or "task"
-    for node in document["containerDefinitions"]:
+def of_task_definition(containers: Iterable[Node], family: str | None) -> Iterator[Unit]:
+    """The containers of an ECS task definition, which a family is the name of."""
+    for node in containers:
         period = node["stopTimeout"]
         has_init = node["linuxParameters"]["initProcessEnabled"].text == "true"
         stop = Stop(
@@ -200,7 +199,7 @@ def of_task_definition(document: Node) -> Iterator[Unit]:
             to="child" if has_init else "pid1",
         )
         yield Unit(
-            f"ECS task {family}, container {node['name'].text or ''}",
+            f"ECS task {family or 'definition'}, container {node['name'].text or ''}",
             (node["command"] or node["entryPoint"] or node["image"] or node).place,
             [item.text or "" for item in node["entryPoint"]],
             [item.text or "" for item in node["command"]],
