@@ -40,6 +40,10 @@ OF_THE_HOST = frozenset(
 )
 
 
+#: Stands for a ``$`` that is known to be one, since no shell reads the word: see `launch`.
+DOLLAR = "\N{SMALL DOLLAR SIGN}"
+
+
 class ConfigFileError(Exception):
     """A config file that cannot be run: one sentence."""
 
@@ -50,15 +54,17 @@ class Configuration:
 
     :param names: all names of the config file.
     :param given: for each of gunicorn's settings that somebody set, who did.
-    :param unclear: settings whose value holds a variable that is not known.
-    :param is_open: whether there are arguments that are not known at all, such as ``$OPTIONS``.
+    :param unclear: settings whose value holds a variable that is not known, as it is written.
+    :param open_words: arguments that are not known at all, such as ``$OPTIONS``.
+    :param is_open: whether there are such, or some that gunicorn refuses.
     :param mistakes: sentences about arguments, each with the source.
     """
 
     cfg: Any = field(default_factory=gunicorn.config.Config)
     names: Mapping[str, object] = field(default_factory=dict)
     given: dict[str, str] = field(default_factory=dict)
-    unclear: set[str] = field(default_factory=set)
+    unclear: dict[str, object] = field(default_factory=dict)
+    open_words: list[str] = field(default_factory=list)
     is_open: bool = False
     #: Each is (source, whether it stops the start, sentence).
     mistakes: list[tuple[str, bool, str]] = field(default_factory=list)
@@ -200,6 +206,7 @@ def _parse(loaded: Configuration, source: str, arguments: Sequence[str]) -> dict
     for word in arguments:
         # A bare variable may be anything, or nothing; one within an option is that option's value.
         if word.startswith("$") and not (known and known[-1].startswith("-")):
+            loaded.open_words.append(word)
             loaded.is_open = True
         else:
             known.append(word)
@@ -226,12 +233,15 @@ def _parse(loaded: Configuration, source: str, arguments: Sequence[str]) -> dict
             sentence += f": did you mean {near[0]}?" if near else ""
             loaded.mistakes.append((source, True, sentence))
             loaded.is_open = True
+    if unknown and not loaded.is_open:
+        sentence = f"gunicorn takes one application, and refuses what else is named: {unknown[0]}"
+        loaded.mistakes.append((source, True, sentence))
     settings = loaded.cfg.settings
     for name, values in given.values.items():
         said = ", ".join(str(value) for value in values)
         is_list = isinstance(values[-1], list)
         if name in settings and len({*map(str, values)}) > 1 and not is_list:
-            option = settings[name].cli[-1]
+            option = " or ".join(one for one in settings[name].cli if one.startswith("--"))
             loaded.mistakes.append((source, False, f"{option} is given more than once: {said}"))
     return {name: values[-1] for name, values in given.values.items() if name in settings}
 
@@ -259,18 +269,20 @@ def _parser() -> argparse.ArgumentParser:
 def _set_all(loaded: Configuration, source: str, values: Mapping[str, object]) -> None:
     for name, value in values.items():
         loaded.given[name] = source
-        loaded.unclear.discard(name)
-        if isinstance(value, str) and "$" in value and source != CONFIG_FILE:
-            loaded.unclear.add(name)
-            continue
-        if name in OF_THE_HOST:
-            loaded.unclear.add(name)
+        loaded.unclear.pop(name, None)
+        if name in OF_THE_HOST or (source != CONFIG_FILE and "$" in str(value)):
+            loaded.unclear[name] = value
             continue
         try:
             convert = loaded.cfg.settings[name].type
             if source != CONFIG_FILE and isinstance(value, str) and convert is not None:
                 value = convert(value)
             loaded.cfg.set(name, value)
-        except (TypeError, ValueError, gunicorn.errors.ConfigError) as error:
+            if name == "bind":
+                _ = loaded.cfg.address
+        except (TypeError, ValueError, RuntimeError, gunicorn.errors.ConfigError) as error:
             refused = f"{name} = {value!r} is refused by gunicorn: {error}"
+            if DOLLAR in refused:
+                refused = refused.replace(DOLLAR, "$")
+                refused += " (a variable, where no shell puts in its value)"
             loaded.mistakes.append((source, True, refused))

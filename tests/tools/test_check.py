@@ -189,6 +189,8 @@ def test_shell_above_gunicorn(check, write, text, is_held):
         *("if true; then {}; fi", "{{ {}; }}", "({})", "(exec {})", "case a in a) {};; esac"),
         *("f() {{ {}; }}; f", "for i in 1; do {}; done", "{} || exit 1", "true\n{}\n", "{}; exit"),
         *("trap 'true' EXIT; {}", "eval '{}'", "[ -n x ] && {}", "! {}"),
+        *("true & {}", "true &\n{}", "true; true && {}", "true & true; {}", "true && true; {}"),
+        *("true | true; {}", "{{ true; }}; {}", "export A=1; true && {}", "true; true\ntrue && {}"),
     ],
 )
 def test_shells_do_what_the_rule_says(check, write, tmp_path, shell_name, text):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from gracefulworker.tools import cli
 
 SECONDS = st.sampled_from([0, 1, 3, 5, 8, 15, 29, 40, 130])
-KINDS = {
+KINDS: dict[str, dict[str, str]] = {
     "alb": {"alb.ingress.kubernetes.io/target-type": "ip"},
     "nginx": {},
     "traefik": {},
@@ -106,7 +106,7 @@ def follow(documents, fix):
     spec = documents[0]["spec"]["template"]["spec"]
     containers = {one["name"]: one for one in [*spec["containers"], *spec["initContainers"]]}
     web = containers["web"]
-    done = {}
+    done: dict[str, object] = {}
     fix, *_ = fix.split(", or ")
     for name, value in re.findall(r"\b(GRACEFUL_\w+)=(\d+)", fix):
         web["env"] = [one for one in web["env"] if one["name"] != name]
@@ -151,7 +151,7 @@ def test_who_follows_all_fixes_has_nothing_left_to_find(tmp_path, documents):
     if any(one["rule"] == "options" or "would refuse" in one["fix"] for one in found):
         return
     text = json.dumps(found, indent=1)
-    done = {}
+    done: dict[str, object] = {}
     for one in found:
         for name, value in follow(documents, one["fix"]).items():
             assert done.setdefault(name, value) == value, text

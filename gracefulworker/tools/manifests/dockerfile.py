@@ -7,10 +7,12 @@ The format: https://docs.docker.com/reference/dockerfile/
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from gracefulworker.tools.manifests.launch import Word
 from gracefulworker.tools.manifests.shell import expand
 from gracefulworker.tools.manifests.sources import Place, Source
 
@@ -48,6 +50,7 @@ class Image:
     :param sh: what `sh` is there: ``dash``, ``bash`` or ``busybox``.
     :param base: the image that it is made from, which may bring a start of its own.
     :param place: where the stage begins.
+    :param copies: the files that are copied into it, each with its path there.
     """
 
     file: str
@@ -60,6 +63,18 @@ class Image:
     command: Start | None = None
     stop_signal: tuple[str, Place] | None = None
     environ: dict[str, str] = field(default_factory=dict)
+    copies: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def origin(self) -> tuple[str, int]:
+        """Its file, and the line where the stage begins."""
+        return self.file, self.place.line
+
+    @property
+    def takes_arguments(self) -> bool:
+        """Whether what it starts is up to the arguments that it is given."""
+        is_form = self.entrypoint is not None and self.entrypoint.words[:-1] != self.shell
+        return is_form and self.command is None
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -113,7 +128,9 @@ def _apply(image: Image, name: str, rest: str, place: Place) -> Image:
         return replace(image, shell=_exec_form(rest) or image.shell)
     if name in ("CMD", "ENTRYPOINT"):
         words = _exec_form(rest)
-        start = Start((*image.shell, rest) if words is None else words, place)
+        text = (*image.shell, Word.at(place, rest))
+        literal = None if words is None else tuple(Word.at(place, one, True) for one in words)
+        start = Start(text if literal is None else literal, place)
         if name == "CMD":
             return replace(image, command=start)
         # An ENTRYPOINT resets a CMD of the stage before, not one of its own.
@@ -121,6 +138,8 @@ def _apply(image: Image, name: str, rest: str, place: Place) -> Image:
         if command is not None and command.place.line < image.place.line:
             command = None
         return replace(image, entrypoint=start, command=command)
+    if name in ("COPY", "ADD"):
+        return replace(image, copies=image.copies + _copies(rest))
     if name == "STOPSIGNAL":
         return replace(image, stop_signal=(rest.strip(), place))
     if name == "ENV":
@@ -135,6 +154,19 @@ def _exec_form(rest: str) -> tuple[str, ...] | None:
         return None
     is_words = isinstance(words, list) and all(isinstance(word, str) for word in words)
     return tuple(words) if is_words else None
+
+
+def _copies(rest: str) -> tuple[tuple[str, str], ...]:
+    """The files of a COPY, which are not those of another stage."""
+    if "--from" in rest:
+        return ()
+    words = [word for word in _exec_form(rest) or rest.split() if not word.startswith("--")]
+    if len(words) < 2:
+        return ()
+    *files, target = words
+    if len(files) > 1 or target.endswith("/") or posixpath.basename(target) in (".", ""):
+        return tuple((file, posixpath.join(target, posixpath.basename(file))) for file in files)
+    return ((files[0], target),)
 
 
 def _environ(rest: str, known: dict[str, str]) -> dict[str, str]:

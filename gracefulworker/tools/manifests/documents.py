@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -83,6 +83,13 @@ class Node:
         """Whether a mapping somewhere in it has `key`."""
         return any(True for _ in self._all_under({key}))
 
+    def substitute(self, values: Mapping[str, str]) -> None:
+        """Put the parameters of OpenShift's ``${NAME}`` into all scalars."""
+        for node in self._all():
+            if isinstance(node, yaml.ScalarNode) and "${" in node.value:
+                for name, value in values.items():
+                    node.value = node.value.replace(f"${{{name}}}", value)
+
     def texts_under(self, keys: Collection[str]) -> Iterator[str]:
         """Yield the scalars that stand under one of `keys` anywhere in it, in lists too."""
         for node in self._all_under(keys):
@@ -90,21 +97,25 @@ class Node:
             yield from (str(one.value) for one in listed if isinstance(one, yaml.ScalarNode))
 
     def _all_under(self, keys: Collection[str]) -> Iterator[Any]:
-        """Yield what mappings have under these keys; each node is looked at once."""
+        """Yield what mappings have under these keys."""
+        for node in self._all():
+            if isinstance(node, yaml.MappingNode):
+                yield from (value for name, value in node.value if name.value in keys)
+
+    def _all(self) -> Iterator[Any]:
+        """Yield each of PyYAML's nodes in it once."""
         seen: set[int] = set()
         waiting = [self._node]
         while waiting:
             node = waiting.pop()
-            if id(node) in seen:
+            if node is None or id(node) in seen:
                 continue
             seen.add(id(node))
+            yield node
             if isinstance(node, yaml.SequenceNode):
                 waiting += node.value
             elif isinstance(node, yaml.MappingNode):
-                for name, value in node.value:
-                    if name.value in keys:
-                        yield value
-                    waiting.append(value)
+                waiting += [value for _, value in node.value]
 
     @property
     def is_block(self) -> bool:

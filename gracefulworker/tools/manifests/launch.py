@@ -5,10 +5,10 @@ each shell does with its last command.
 
 Which shells stay above what they run was tried with ``SHELL -c TEXT`` (dash 0.5.12, bash 5.2,
 busybox 1.35). dash stays unless the command has an ``exec``. bash replaces itself with the last
-command if nothing but ``&&`` and ``||`` is around it and it has no redirection. busybox does so
-too, within an ``if``, a ``case``, a group or a subshell as well, and with a redirection; but not if
-the text ends with a newline. None does so in a pipeline, in a function or a loop, or after a
-``trap``. In a script file, any shell stays.
+command if nothing is around it and it has no redirection, and its line is either one list of ``&&``
+and ``||``, or has a ``;`` before it. busybox does so too, within an ``if``, a ``case``, a group or
+a subshell as well, and with a redirection; but not if the text ends with a newline. None does so in
+a pipeline, in a function or a loop, or after a ``trap``. In a script file, any shell stays.
 
 A shell that stays ignores SIGTERM as PID 1, since it has no handler for it. Below an init (tini,
 dumb-init with its process group, too) it is ended by it, and the init then ends the container,
@@ -17,11 +17,13 @@ whatever else has got the signal; this was tried in PID namespaces.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from gracefulworker.tools.configuration import DOLLAR
 from gracefulworker.tools.manifests import shell
 from gracefulworker.tools.manifests.sources import Place, Source
 
@@ -36,7 +38,7 @@ WRAPPERS = INITS | {
     *("chamber", "infisical", "vault-env", "launcher", "ddtrace-run", "newrelic-admin"),
     *("opentelemetry-instrument", "elasticapm-run", "poetry", "uv", "uvx", "pipenv", "pdm"),
     *("pipx", "rye", "hatch", "conda", "micromamba", "mamba", "coverage", "watchmedo"),
-    *("sentry-run", "scout-apm", "memray", "py-spy", "runuser", "with-contenv", "dockerize"),
+    *("sentry-run", "scout-apm", "memray", "py-spy", "with-contenv", "dockerize"),
     *("wait-for", "wait-for-it", "aws-vault", "op", "sops", "jemalloc.sh", "time", "chroot"),
     *("s6-setuidgid", "s6-applyuidgid", "s6-envdir", "s6-envuidgid", "s6-notifyoncheck"),
 }
@@ -64,11 +66,14 @@ SHELLS = {
 _PYTHON = re.compile(r"(python|pypy)[\d.]*\Z")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
-#: What is probably a script, and not a program.
-_SCRIPT = re.compile(
-    r"\.(sh|bash)\Z|entrypoint|/(start|run|boot|launch|serve|init|up|web|cmd|go)\b[^/]*\Z",
-    re.IGNORECASE,
+#: What is a script, by its name, and what may well be one.
+_SCRIPT = re.compile(r"\.(sh|bash)\Z|entrypoint[^/]*\Z", re.IGNORECASE)
+_PERHAPS_SCRIPT = re.compile(
+    r"/(start|run|boot|launch|serve|init|up|web|cmd|go)\b[^/]*\Z", re.IGNORECASE
 )
+
+#: Commands of others that are known to start gunicorn, unless they are told not to.
+STARTERS = frozenset({("airflow", "webserver"), ("mlflow", "server"), ("mlflow", "ui")})
 
 #: With one of these gunicorn prints something and ends.
 NO_SERVER = frozenset({"--help", "-h", "--version", "-v", "--check-config", "--print-config"})
@@ -78,25 +83,29 @@ _MAX_DEPTH = 8
 
 
 class Word(str):
-    """A word of a command line that knows where it stands, as those of a manifest do."""
+    """A word of a command line that knows where it stands, as those of a manifest do.
+
+    :param is_literal: whether a ``$`` in it is one, unless a shell reads the word.
+    """
 
     place: Place
+    is_literal: bool
 
     @classmethod
-    def at(cls, place: Place, text: str) -> Word:
+    def at(cls, place: Place, text: str, is_literal: bool = False) -> Word:
         """Return a word; a text that a shell will read begins at its place."""
         word = cls(text)
-        word.place = place
+        word.place, word.is_literal = place, is_literal
         return word
 
 
 #: What is to be done with a command below a shell that stays, by where it stands.
 _FIXES = {
-    "": "write `exec` before the command in the shell (and no trap), or start gunicorn without a "
-    'shell (["gunicorn", "app:app"], the exec form)',
-    "subshell": "take gunicorn out of the parentheses, and write `exec` before it",
-    "pipeline": "take gunicorn out of the pipeline, and write `exec` before it (its output may go "
-    "on to a program all the same: `exec gunicorn ... > >(tee FILE)` in bash)",
+    "": "write `exec` before `{}` in the shell (and no trap), or start gunicorn without a shell "
+    '(["gunicorn", "app:app"], the exec form)',
+    "subshell": "take `{}` out of the parentheses, and write `exec` before it",
+    "pipeline": "take `{}` out of the pipeline, and write `exec` before it (its output may go on "
+    "to a program all the same: `exec gunicorn ... > >(tee FILE)` in bash)",
     "background": "start gunicorn last, in the foreground and with `exec`, and what runs beside it "
     "somewhere else; or have the shell wait for it in a trap: trap 'kill -TERM $PID; wait $PID' "
     "TERM",
@@ -108,14 +117,16 @@ class Holder:
     """A shell that stays above gunicorn, and why SIGTERM ends there.
 
     :param name: as in "the shell that runs this script".
+    :param place: where it starts what leads to gunicorn.
     :param reason: the rest of a sentence that begins with the name.
-    :param is_cut: whether everything is cut as soon as SIGTERM has come.
+    :param cuts_after: seconds until everything is cut after SIGTERM; None if that is up to others.
     """
 
     name: str
+    place: Place
     fix: str
     reason: str = "does not pass SIGTERM on"
-    is_cut: bool = False
+    cuts_after: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,7 @@ class Launch:
 
     :param arguments: gunicorn's own, without its name.
     :param place: where it stands.
-    :param holder: the shell that keeps SIGTERM to itself; None when SIGTERM arrives.
+    :param holders: the shells that keep SIGTERM to themselves, from PID 1 on; none when it arrives.
     :param has_init: whether PID 1 is an init, which passes SIGTERM on to what it started.
     :param assigned: environment variables that are set on the way to it.
     :param condition: what decides whether it is started, when that is not known.
@@ -132,7 +143,7 @@ class Launch:
 
     arguments: tuple[str, ...]
     place: Place
-    holder: Holder | None = None
+    holders: tuple[Holder, ...] = ()
     has_init: bool = False
     assigned: Mapping[str, str] = field(default_factory=dict)
     condition: str | None = None
@@ -146,6 +157,7 @@ class Surroundings:
     :param environ: the environment as far as it is known (None: a value that is not).
     :param sh: what plain ``sh`` is.
     :param gaps: collects why it is not known what is started: sentences.
+    :param beside: collects what may start another gunicorn where one is found: sentences.
     :param used: collects the origins of the scripts that are run.
     """
 
@@ -154,6 +166,7 @@ class Surroundings:
     sh: str = "dash"
     depth: int = 0
     gaps: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
     used: set[tuple[str, int]] = field(default_factory=set)
 
     def miss(self, gap: str) -> None:
@@ -175,13 +188,15 @@ def find(words: Sequence[str], place: Place, around: Surroundings) -> list[Launc
         if NO_SERVER & set(rest):
             around.miss("gunicorn is only asked to print something, and ends")
             return []
-        return [Launch(tuple(rest), place)]
+        return [Launch(tuple(map(_final, rest)), place)]
     if _PYTHON.match(name):
         return _from_python(rest, place, around)
     if name == "sh" or name in SHELLS:
         return _from_shell(SHELLS.get(name, around.sh), name, rest, place, around)
+    if name in ("su", "runuser") and around.sh != "busybox":
+        return _from_su(name, rest, place, around)
     if name == "su" and "-c" in rest:
-        return _from_shell("bash", name, rest[rest.index("-c") :], place, around)
+        return _from_shell("busybox", "sh", rest[rest.index("-c") :], place, around)
     if name in around.scripts:
         return _from_script(around.scripts[name], rest, around)
     if name in WRAPPERS:
@@ -189,31 +204,50 @@ def find(words: Sequence[str], place: Place, around: Surroundings) -> list[Launc
     return _from_unknown(name, words, place, around)
 
 
+def _final(word: str) -> str:
+    """A word as it reaches gunicorn."""
+    is_literal = isinstance(word, Word) and word.is_literal
+    return word.replace("$", DOLLAR) if is_literal else word
+
+
 def _from_unknown(
     name: str, words: Sequence[str], place: Place, around: Surroundings
 ) -> list[Launch]:
     """A script that was not given, a variable, or another program."""
-    is_script = _SCRIPT.search(words[0]) is not None
+    said = f"`{words[0]}` ({os.path.basename(place.file)}:{place.line})"
     if _may_run_the_rest(words[0]):
-        found = _from_wrapper(name, words[1:], place, replace(around, gaps=[]))
-        if is_script:
-            around.miss(f"the script {name} was not given")
-        elif not found:
-            around.miss(f"{words[0]} is not known")
+        # What it does with its words is not known.
+        rest = [Word.at(getattr(word, "place", place), word) for word in words[1:]]
+        found = _from_wrapper(name, rest, place, replace(around, gaps=[]))
+        if shell.UNKNOWN in words[0]:
+            if not found:
+                around.miss(f"{said} is not known")
+        elif _SCRIPT.search(words[0]):
+            around.miss(f"the script {words[0]} was not given")
+        else:
+            around.miss(f"{said} was not given, if it is a script")
         return found
+    named = [word for word in words if "gunicorn" in word]
     if name in SUPERVISORS:
         around.miss(f"{name} starts what its own configuration says: give that")
     elif NAMED.match(words[0]) and len(words[0].split()) > 1:
         around.miss(f"`{words[0]}` is one word, and no program is called that: no shell splits it")
-    elif name not in _MENTIONING and any(NAMED.search(word) for word in words):
-        around.miss(f"{name} may start gunicorn, in a way that is not read here")
+    elif (named and name not in _MENTIONING) or (name, *words[1:2]) in STARTERS:
+        around.miss(f"{said} may start gunicorn, in a way that is not read here")
     return []
 
 
 def in_text(
-    text: str, place: Place, around: Surroundings, positional: Sequence[str] | None = ()
-) -> list[tuple[shell.Command, Launch]]:
-    """Return each gunicorn that a shell text starts, with the command that does so."""
+    text: str,
+    place: Place,
+    around: Surroundings,
+    positional: Sequence[str] | None = (),
+    stays: Callable[[shell.Command, Place], Holder | None] = lambda command, place: None,
+) -> list[Launch]:
+    """Return each gunicorn that a shell text starts.
+
+    :param stays: tells whether the shell stays above a command.
+    """
     around = replace(around, depth=around.depth + 1)
     if around.depth > _MAX_DEPTH:
         return []
@@ -243,22 +277,24 @@ def in_text(
             around.gaps.extend(inner.gaps)
         else:
             gaps += inner.gaps
+        holder = stays(command, at)
         for launch in launches:
             found.append(
-                (
-                    command,
-                    replace(
-                        launch,
-                        assigned={**command.assigned, **launch.assigned},
-                        condition=command.condition or launch.condition,
-                    ),
+                replace(
+                    launch,
+                    holders=((holder,) if holder is not None else ()) + launch.holders,
+                    assigned={**command.assigned, **launch.assigned},
+                    condition=command.condition or launch.condition,
                 )
             )
     # An exec form that is not valid JSON is one such text.
     if not found and "gunicorn" in text and not shell.is_understood(text):
         around.miss(f"{_subject(place)} is not understood as shell")
-    for gap in () if found else gaps:
-        around.miss(gap)
+    for gap in gaps:
+        if not found:
+            around.miss(gap)
+        elif "may start gunicorn" in gap and gap not in around.beside:
+            around.beside.append(gap)
     return found
 
 
@@ -309,6 +345,8 @@ def _from_wrapper(
                 )
                 for launch in found
             ]
+        if word.startswith("-"):
+            continue  # it may hold gunicorn's name, and starts nothing
         # What is named first is the command; a variable further on is an argument of one.
         is_argument = word.startswith("$") and (number != first or name.startswith("wait-for"))
         gaps = gaps or ([] if is_argument else inner.gaps)
@@ -319,7 +357,7 @@ def _from_wrapper(
 
 
 def _may_run_the_rest(word: str) -> bool:
-    return shell.UNKNOWN in word or _SCRIPT.search(word) is not None
+    return bool(shell.UNKNOWN in word or _SCRIPT.search(word) or _PERHAPS_SCRIPT.search(word))
 
 
 def _from_shell(
@@ -333,18 +371,38 @@ def _from_shell(
             texts = words[number + 1 :]
             text = texts[0] if texts else ""
             place = getattr(text, "place", place)
-            return [
-                replace(launch, holder=_holder(command, kind, name, text) or launch.holder)
-                for command, launch in in_text(text, place, around, texts[2:])
-            ]
+            stays = functools.partial(_above_text, kind=kind, name=name, text=text)
+            return in_text(text, place, around, texts[2:], stays)
         script = os.path.basename(word)
         if script in around.scripts:
             return _from_script(around.scripts[script], words[number + 1 :], around)
         if not word.startswith(("-", "+")) and word not in ("pipefail", "errexit", "nounset"):
-            known = "$" in word
-            around.miss(f"{word} is not known" if known else f"the script {script} was not given")
+            is_known = shell.UNKNOWN not in word
+            around.miss(
+                f"the script {word} was not given" if is_known else f"`{word}` is not known"
+            )
             return []
     return []
+
+
+def _from_su(name: str, words: Sequence[str], place: Place, around: Surroundings) -> list[Launch]:
+    """``su USER -c TEXT``, ``runuser -u USER -- gunicorn ...``, of util-linux.
+
+    Both stay above what they run, in a session of PAM's: they pass SIGTERM on, and send SIGKILL 2 s
+    later. The user's own shell is taken for bash.
+    """
+    holder = Holder(
+        name,
+        place,
+        "gosu, su-exec or setpriv in its place, which become what they run",
+        "passes SIGTERM on, and kills what it has started 2 s later",
+        cuts_after=2.0,
+    )
+    if "-c" in words:
+        found = _from_shell("bash", "bash", words[words.index("-c") :], place, around)
+    else:
+        found = _from_wrapper(name, words, place, around)
+    return [replace(launch, holders=(holder, *launch.holders)) for launch in found]
 
 
 def _from_script(source: Source, words: Sequence[str] | None, around: Surroundings) -> list[Launch]:
@@ -354,10 +412,7 @@ def _from_script(source: Source, words: Sequence[str] | None, around: Surroundin
         if "gunicorn" in source.text:
             around.miss(f"{source.name} is no shell script")
         return []
-    return [
-        replace(launch, holder=script_holder(command) or launch.holder)
-        for command, launch in in_text(source.text, place, around, words)
-    ]
+    return in_text(source.text, place, around, words, _above_script)
 
 
 def of_script(source: Source, around: Surroundings) -> list[Launch]:
@@ -365,15 +420,15 @@ def of_script(source: Source, around: Surroundings) -> list[Launch]:
     return _from_script(source, None, around)
 
 
-def script_holder(command: shell.Command) -> Holder | None:
+def _above_script(command: shell.Command, at: Place) -> Holder | None:
     """The shell that runs a script stays, whichever it is, unless the command has an exec."""
-    return _stays(command, "the shell that runs this script")
+    return _stays(command, at, "the shell that runs this script")
 
 
-def _holder(command: shell.Command, kind: str, name: str, text: str) -> Holder | None:
+def _above_text(
+    command: shell.Command, at: Place, kind: str, name: str, text: str
+) -> Holder | None:
     """Tell what stays above a command of ``-c TEXT``."""
-    if name == "su":
-        return None
     is_beside = command.beside not in ("", "subshell")
     if not is_beside and not command.is_trapped:
         # The last command takes the shell's own place.
@@ -381,13 +436,14 @@ def _holder(command: shell.Command, kind: str, name: str, text: str) -> Holder |
             return None
         if kind == "busybox" and command.is_tail and not text.endswith("\n"):
             return None
-    return _stays(command, f"`{name} -c`" if name == kind else f"`{name} -c` ({kind})")
+    return _stays(command, at, f"`{name} -c`" if name == kind else f"`{name} -c` ({kind})")
 
 
-def _stays(command: shell.Command, name: str) -> Holder | None:
+def _stays(command: shell.Command, at: Place, name: str) -> Holder | None:
     if command.is_exec and not command.beside:
         return None
-    trap, held = command.trap, Holder(name, _FIXES[command.beside])
+    word = command.words[0] if len(command.words[0]) < 40 else "the command"
+    trap, held = command.trap, Holder(name, at, _FIXES[command.beside].format(word))
     if trap is None:
         return held
     if command.beside != "background":
@@ -395,7 +451,7 @@ def _stays(command: shell.Command, name: str) -> Holder | None:
         return replace(held, reason=reason)
     if trap.is_quick:
         reason = "has a trap for SIGTERM that sends gunicorn a signal which stops it at once"
-        return replace(held, reason=reason, is_cut=True)
+        return replace(held, reason=reason, cuts_after=0.0)
     if not trap.passes_on:
         return replace(held, reason="has a trap for SIGTERM that does not pass it on")
     if not command.waits and command.is_followed:
@@ -403,5 +459,5 @@ def _stays(command: shell.Command, name: str) -> Holder | None:
         return replace(held, reason=reason)
     if not trap.waits and command.waits < 2:
         reason = "ends when its trap has run (SIGTERM ends its wait), and the container with it"
-        return replace(held, reason=reason, is_cut=True)
+        return replace(held, reason=reason, cuts_after=0.0)
     return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -64,7 +65,7 @@ OWN_START = frozenset(
         *("mssql-server", "mysql", "nats", "neo4j", "nginx", "nginx-prometheus-exporter"),
         *("nginx-unprivileged", "node-exporter", "oauth2-proxy", "openresty", "opensearch"),
         *("otel-collector", "opentelemetry-collector", "opentelemetry-collector-contrib", "pause"),
-        *("percona", "pgadmin4", "pgbouncer", "pgvector", "phpmyadmin", "portainer", "postgis"),
+        *("percona", "pgbouncer", "pgvector", "phpmyadmin", "portainer", "postgis"),
         *("postgres", "postgres-exporter", "postgresql", "prometheus", "promtail", "proxyv2"),
         *("rabbitmq", "redis", "redis-commander", "redis-exporter", "redis-stack", "registry"),
         *("solr", "squid", "statsd-exporter", "traefik", "valkey", "varnish", "vault", "vector"),
@@ -79,6 +80,16 @@ OWN_START = frozenset(
             "selenium",
         ),
         *("timescaledb", "mysqld-exporter", "watchtower", "dynamodb-local", "pgbackrest", "kong"),
+    }
+)
+
+#: Programs by whose names it is known what an image is given as arguments, if its own ENTRYPOINT is
+#: not; `web` may be a program as well as a word for a script.
+PROGRAMS = frozenset(
+    {
+        *("bash", "celery", "daphne", "django-admin", "dramatiq", "flask", "flower", "gulp"),
+        *("huey_consumer", "hypercorn", "nginx", "node", "npm", "npx", "postgres", "python"),
+        *("python3", "redis-server", "rq", "sh", "uvicorn", "uwsgi", "yarn"),
     }
 )
 
@@ -130,7 +141,14 @@ class Reader:
     notes: list[str] = field(default_factory=list)
     #: A config file that lies beside what was given. It is not run unless the user asks for that.
     config_beside: str | None = None
+    #: Origins of the scripts that something runs.
     _used: set[tuple[str, int]] = field(default_factory=set)
+    #: Stages of Dockerfiles whose own start is known to be used, or replaced by what is judged.
+    _built_stages: set[tuple[str, int]] = field(default_factory=set)
+    #: Origins of scripts that were taken although others have their name.
+    _ambiguous: dict[tuple[str, int], Source] = field(default_factory=dict)
+    _systemd: list[Source] = field(default_factory=list)
+    _drop_ins: list[Source] = field(default_factory=list)
 
     def add(self, source: Source) -> None:
         """Take in one text."""
@@ -139,15 +157,17 @@ class Reader:
             self.config_beside = beside
         try:
             if source.kind == "yaml":
-                found = [self._add_document(one, source) for one in documents.parse(source)]
-                if not any(found):
+                known = [self._add_document(one, source) for one in documents.parse(source)]
+                if not any(known):
                     self._pass_over(source)
             elif source.kind == "dockerfile":
                 self.dockerfiles.append(dockerfile.read(source))
             elif source.kind == "procfile":
                 self.procfiles.append(source)
             elif source.kind == "systemd":
-                self.units += units.of_systemd(source)
+                self._systemd.append(source)
+            elif source.kind == "drop-in":
+                self._drop_ins.append(source)
             elif source.kind == "supervisord":
                 self.units += units.of_supervisord(source)
             elif source.kind == "fly":
@@ -171,6 +191,9 @@ class Reader:
         """Take in one document; tell whether it is of a kind that is known, or starts something."""
         kind = document["kind"].text or ""
         name = document["metadata"]["name"].text or "without a name"
+        if kind == "Template":
+            values = {one["name"].text or "": one["value"].text for one in document["parameters"]}
+            document.substitute({key: value for key, value in values.items() if key and value})
         if kind == "List" or kind.endswith("List") or kind == "Template":
             items = [*document["items"], *document["objects"]]
             found = [self._add_document(item, source) for item in items]
@@ -186,8 +209,8 @@ class Reader:
         elif document["services"].is_mapping and not kind:
             self.units += units.of_compose(document)
             return True
-        elif (found := _task_definition(document)) is not None:
-            self.units += units.of_task_definition(*found)
+        elif (task := _task_definition(document)) is not None:
+            self.units += units.of_task_definition(*task)
             return True
         else:
             return self._add_neighbour(kind, name, document)
@@ -223,7 +246,7 @@ class Reader:
         elif kind in JOBS:
             why = "a job ends by itself, and serves nobody"
             self.not_judged.append(Unjudged(f"{kind} {name}", document.place, why))
-        elif kind and (document.holds("containers") or _starts_gunicorn(document)):
+        elif kind and _may_start_gunicorn(document):
             why = f"the kind {kind} is not read here"
             self.not_judged.append(Unjudged(f"{kind} {name}", document.place, why))
         elif document.holds("ContainerDefinitions"):
@@ -236,9 +259,17 @@ class Reader:
     def servers(self) -> list[Server]:
         """Return every gunicorn in what was taken in."""
         found = []
+        units_given = {source.unit for source in self._systemd}
+        for source in self._systemd:
+            changes = [one for one in self._drop_ins if one.unit == source.unit]
+            self.units += units.of_systemd([source, *changes])
+        for source in self._drop_ins:
+            if source.unit not in units_given:
+                why = f"it changes {source.unit}, which was not given"
+                self.not_judged.append(Unjudged("the drop-in", Place(source.file, 1, ""), why))
         in_pods = [
             (self._unit_of_pod(pod, node), pod)
-            for pod in self.pods
+            for pod in self._pods_of_their_own()
             for node in pod.containers
             if self._has_image(pod, node)
         ]
@@ -248,22 +279,35 @@ class Reader:
         self._pass_over_inits()
         for unit in self.units:
             found += self._of_unit(unit, all_units, None)
-        served = [server.image for server in found]
         for file in self.dockerfiles:
-            if (file.file, 1) not in self._used:
-                own = self._of_dockerfile(file, served)
-                if own and all_units:
-                    self._note(
-                        f"{file.file}: no container in the files is known to be of this image"
-                    )
-                found += own
+            own = self._of_dockerfile(file)
+            if own and all_units:
+                self._note(f"{file.file}: no container in the files is known to be of this image")
+            found += own
         for procfile in self.procfiles:
             found += self._of_procfile(procfile)
-        return found + self._of_scripts()
+        found += self._of_scripts()
+        for origin, source in self._ambiguous.items():
+            if origin in self._used:
+                same = f"there are several scripts called {source.name}"
+                self._note(f"{same}: {source.file} was taken")
+        return found
+
+    def _pods_of_their_own(self) -> list[Pod]:
+        """Those that no other workload in the files has made, as `kubectl get all` shows them."""
+        names = {(pod.kind, pod.name) for pod in self.pods}
+        return [
+            pod
+            for pod in self.pods
+            if not any(
+                (owner["kind"].text, owner["name"].text) in names
+                for owner in pod.workload["metadata"]["ownerReferences"]
+            )
+        ]
 
     def _pass_over_inits(self) -> None:
         """Name native sidecars that start gunicorn; other init containers end before it does."""
-        for pod in self.pods:
+        for pod in self._pods_of_their_own():
             for node in pod.spec["initContainers"]:
                 unit = self._unit_of_pod(pod, node)
                 around = self._around(node.file, unit.environ)
@@ -294,7 +338,7 @@ class Reader:
             [_word(word, environ) for word in node["command"]],
             [_word(word, environ) for word in node["args"]],
             environ,
-            node["image"].text or "",
+            (node["image"].text or "").strip(),
             stop=stop,
             node=node,
         )
@@ -312,13 +356,18 @@ class Reader:
                 words += unit.arguments or (image.command.words if image.command else ())
                 if not unit.arguments and start is not None:
                     place = start.place
-                if not unit.arguments:
-                    self._used.add((image.file, 1))
-        around = self._around(place.file, environ, sh)
+        elif not unit.words:
+            # What its ENTRYPOINT does with them is not known.
+            words = [Word.at(place, word) for word in words]
+        around = self._around(place.file, environ, sh, image)
         launches = launch.find(words, place, around)
-        if not launches and not unit.words and environ.get("GUNICORN_CMD_ARGS"):
+        if not launches and not words and environ.get("GUNICORN_CMD_ARGS"):
             # The image starts gunicorn, in a way that nobody has shown us.
             launches = [Launch(("$CMD",), place)]
+        if image is not None and (
+            launches or not (unit.words or unit.arguments) or image.command is None
+        ):
+            self._built_stages.add(image.origin)
         if not launches:
             self._other(unit, words, image, reason, around)
             return []
@@ -351,31 +400,31 @@ class Reader:
             self.others.append((unit.name, unit.place, unit.base))
         elif around.gaps:
             self.not_judged.append(Unjudged(unit.name, unit.place, "; ".join(around.gaps)))
-        elif words and (unit.words or image is not None or not unit.image):
+        elif words and (unit.words or image is not None or os.path.basename(words[0]) in PROGRAMS):
             self.others.append((unit.name, unit.place, os.path.basename(words[0])))
         else:
             if image is not None:
                 reason = f"its base image, {image.base}, starts it"
             self.not_judged.append(Unjudged(unit.name, unit.place, reason))
 
-    def _of_dockerfile(
-        self, file: dockerfile.Dockerfile, served: Sequence[dockerfile.Image | None]
-    ) -> list[Server]:
+    def _of_dockerfile(self, file: dockerfile.Dockerfile) -> list[Server]:
         found: list[Server] = []
         stages = self._stages(file)
         for image in stages:
+            if image.origin in self._built_stages:
+                continue
             start = image.command or image.entrypoint
             name = "the image"
             if len(stages) > 1 or image is not file.stages[-1]:
                 name += f" of stage {image.stage or image.base}"
             place = start.place if start is not None else image.place
-            around = self._around(image.file, image.environ, image.sh)
+            around = self._around(image.file, image.environ, image.sh, image)
             launches = launch.find(image.words, place, around)
             if launches:
                 self._note_gaps(name, around)
                 found += self._servers(name, launches, image.environ, image=image)
                 continue
-            if image.command is None and image.entrypoint is not None:
+            if image.takes_arguments:
                 around.miss("what it starts depends on the arguments that it is given")
             unit = Unit(name, place, image="its own")
             self._other(unit, image.words, image, "", around)
@@ -395,7 +444,7 @@ class Reader:
         return [image for image in file.stages if self._starts(image)] or last
 
     def _starts(self, image: dockerfile.Image) -> bool:
-        around = self._around(image.file, image.environ, image.sh)
+        around = self._around(image.file, image.environ, image.sh, image)
         return bool(launch.find(image.words, image.place, around))
 
     def _of_procfile(self, procfile: Source) -> list[Server]:
@@ -408,7 +457,7 @@ class Reader:
             place = Place(procfile.file, number, process.strip())
             around = self._around(procfile.file, {})
             # What runs a Procfile sends SIGTERM to every process, so no shell can hold it up.
-            launches = [replace(one, holder=None) for _, one in launch.in_text(text, place, around)]
+            launches = [replace(one, holders=()) for one in launch.in_text(text, place, around)]
             if launches:
                 self._note_gaps(name, around)
                 found += self._servers(name, launches, {}, is_procfile=True)
@@ -458,6 +507,9 @@ class Reader:
         for name, path in self.images_by_name.items():
             if name in (unit.base, unit.image, unit.repository):
                 return self._built(path, unit.target), reason
+        for other in all_units:
+            if unit.dockerfile is None and other.dockerfile and other.image == unit.image:
+                return self._built(other.dockerfile, other.target), reason
         if unit.dockerfile is not None:
             reason = f"the image of {unit.dockerfile} starts it: give that too"
             return self._built(unit.dockerfile, unit.target), reason
@@ -468,7 +520,7 @@ class Reader:
             return None, reason
         reason = (
             f"its image, {unit.image}, starts it, and no Dockerfile is called like that: say which "
-            f"one it is, as in {unit.base}=Dockerfile"
+            f"one it is, as in {shlex.quote(f'{unit.base}=Dockerfile')}"
         )
         candidates = {
             one.repository for one in all_units if one.image and one.base not in OWN_START
@@ -496,23 +548,41 @@ class Reader:
                 f"{file.file}: the last stage starts no gunicorn, so the stage "
                 f"{stages[0].stage or stages[0].base} is judged: say which one it is with --target"
             )
+            self._built_stages |= {stage.origin for stage in stages}
         return stages[0]
 
     def _around(
-        self, file: str, environ: Mapping[str, str | None], sh: str = "dash"
+        self,
+        file: str,
+        environ: Mapping[str, str | None],
+        sh: str = "dash",
+        image: dockerfile.Image | None = None,
     ) -> Surroundings:
-        """What a command line of `file` is read in; of several scripts of one name, the nearest."""
-        nearest: dict[str, Source] = {}
-        distances: dict[str, int] = {}
+        """What a command line of `file` is read in: the scripts by the names that they have there.
+
+        What a Dockerfile copies comes first; of several scripts of one name, the nearest is taken.
+        """
+        named: dict[str, list[Source]] = {}
         for source in self.scripts:
-            distance = -len(
-                os.path.commonpath([os.path.abspath(source.file), os.path.abspath(file)])
-            )
-            if distance < distances.get(source.name, 1):
-                nearest[source.name], distances[source.name] = source, distance
-            elif distance == distances[source.name] and nearest[source.name].text != source.text:
-                self._note(f"there are several scripts called {source.name}: one was taken")
-        return Surroundings(nearest, environ, sh, used=self._used)
+            named.setdefault(source.name, []).append(source)
+        scripts = {name: self._nearest(same, file) for name, same in named.items()}
+        for path, target in image.copies if image is not None else ():
+            end = os.path.normpath(path)
+            same = [s for s in self.scripts if f"/{os.path.normpath(s.file)}".endswith(f"/{end}")]
+            if same:
+                scripts[os.path.basename(target)] = self._nearest(same, file)
+        return Surroundings(scripts, environ, sh, used=self._used)
+
+    def _nearest(self, sources: Sequence[Source], file: str) -> Source:
+        """The one that has most directories in common with a file."""
+
+        def common(source: Source) -> int:
+            return len(os.path.commonpath([os.path.abspath(source.file), os.path.abspath(file)]))
+
+        found = max(sources, key=common)
+        if any(s.text != found.text for s in sources if common(s) == common(found)):
+            self._ambiguous[found.origin] = found
+        return found
 
     # -- settings
 
@@ -563,7 +633,9 @@ class Reader:
         if self.config_file is not None:
             names = configuration.load_names(self.config_file, in_service)
         read = configuration.load(one.arguments, known, names)
-        read_elsewhere = read.cfg.config if "config" in read.given else self.config_beside
+        read_elsewhere = self.config_beside
+        if "config" in read.given:
+            read_elsewhere = str(read.unclear.get("config", read.cfg.config))
         has_file = self.config_file is not None or read_elsewhere is None
         has_file |= str(read_elsewhere).startswith("python:gracefulworker")
         is_complete = has_file and not read.is_open
@@ -571,12 +643,29 @@ class Reader:
         if not has_file:
             self._note(f"{name}: gunicorn probably reads {read_elsewhere}: give it with -c")
         server = Server(name, one, read, is_complete, environ, self.cluster, **context)
+        server.config_file = self.config_file
         self._read_ours(server, known)
+        self._note_unknown(server)
         return server
+
+    def _note_unknown(self, server: Server) -> None:
+        """Say what keeps the rules silent about a server."""
+        read = server.read
+        if read.open_words:
+            words = ", ".join(read.open_words)
+            self._note(f"{server.name}: {words} is not known, and what it may set is not judged")
+        unclear = read.unclear.get("worker_class")
+        if unclear is not None or (server.worker is not None and server.is_delayed is None):
+            self._note(
+                f"{server.name}: the worker class {unclear or server.worker} is not known here: "
+                "whether it serves on after SIGTERM is not judged"
+            )
 
     def _note_gaps(self, name: str, around: Surroundings) -> None:
         for gap in around.gaps:
             self._note(f"{name}: {gap}, and is taken to pass everything on")
+        for one in around.beside:
+            self._note(f"{name}: beside it, {one}")
 
     def _note(self, note: str) -> None:
         if note not in self.notes:
@@ -589,8 +678,10 @@ class Reader:
             server.refusal = str(error)
 
 
-def _starts_gunicorn(document: Node) -> bool:
-    """Whether a document of any kind has gunicorn in what looks like a command."""
+def _may_start_gunicorn(document: Node) -> bool:
+    """Whether a document of any kind has pods, or gunicorn in what looks like a command."""
+    if any(map(document.holds, ("containers", "podSpec", "podTemplate"))):
+        return True
     texts = document.texts_under(("command", "args", "cmd", "entrypoint", "startCommand"))
     return any(launch.NAMED.search(text) for text in texts)
 
@@ -631,7 +722,10 @@ def _word(node: Node, environ: Mapping[str, str | None]) -> str:
     # The text of a block begins on the line after its | or >.
     line = node.line + (node.is_block and 1)
     field = node.field.rpartition("[")[0]
-    return Word.at(Place(node.file, line, field), referring(node.text or "", environ))
+    text = node.text or ""
+    # The shell's $NAME is no reference of Kubernetes'.
+    is_literal = re.search(r"\$(?![(])", text) is not None
+    return Word.at(Place(node.file, line, field), referring(text, environ), is_literal)
 
 
 def read_all(

@@ -208,12 +208,12 @@ def sigterm_lost(server: Server) -> Iterator[Mistake]:
     supervisord or systemd (`KillMode=mixed`): everything is cut at once.
     Fix: `exec gunicorn ...`, or the exec form.
     """
-    stop, holder = server.stop, server.launch.holder
+    stop, holders = server.stop, server.launch.holders
     is_daemon = server.knows("daemon") and server.read.cfg.daemon
     # systemd alone knows what to do with a daemon.
     is_unit = stop is not None and stop.label == "TimeoutStopSec"
     is_contained = (stop is not None or server.image is not None) and not is_unit
-    if is_daemon and (is_contained or (holder is not None and not is_unit)):
+    if is_daemon and (is_contained or (holders and not is_unit)):
         yield Mistake(
             ERROR,
             server.place,
@@ -222,15 +222,17 @@ def sigterm_lost(server: Server) -> Iterator[Mistake]:
             "gunicorn that is killed at the end without having heard of it",
             "remove --daemon, and start gunicorn last, with exec",
         )
-    elif holder is not None and not is_daemon and (stop is None or stop.to != "all"):
-        yield _held(server, holder)
+    elif not is_daemon and (stop is None or stop.to != "all"):
+        yield from (_held(server, holder) for holder in holders)
     yield from _other_signals(server)
 
 
 def _held(server: Server, holder: launch.Holder) -> Mistake:
     stop = server.stop
     is_child = server.launch.has_init or (stop is not None and stop.to == "child")
-    if holder.is_cut:
+    if holder.cuts_after:
+        effect = f"every request that takes longer than {holder.cuts_after:g} s is cut"
+    elif holder.cuts_after is not None:
         effect = "every request under way is cut at once"
     elif is_child:
         effect = (
@@ -240,13 +242,15 @@ def _held(server: Server, holder: launch.Holder) -> Mistake:
     else:
         known = stop is not None and stop.seconds is not None
         period = f"{stop.seconds:g} s" if known and stop is not None else "some seconds"
-        effect = (
+        # Of a script nobody says whether it is run in a container.
+        effect = "" if stop is not None or server.image is not None else "as PID 1 of a container: "
+        effect += (
             f"gunicorn hears nothing of the stop and serves on until SIGKILL {period} later, which "
             "cuts every request that takes longer; each restart takes that long"
         )
     return Mistake(
         ERROR,
-        server.place,
+        holder.place,
         f"gunicorn is started by {holder.name}, which {holder.reason}",
         effect,
         holder.fix,
@@ -723,7 +727,7 @@ def no_delay(server: Server) -> Iterator[Mistake]:
             else " that sleeps before it"
         ),
         "for some seconds at each deploy new connections are refused: 502 from the balancer"
-        + (" (as soon as it hears of SIGTERM, see sigterm-lost)" if server.launch.holder else ""),
+        + (" (as soon as it hears of SIGTERM, see sigterm-lost)" if server.launch.holders else ""),
         fix,
     )
 

@@ -5,8 +5,9 @@ What may be changed here: what a rule can ask of a server, its pod, and what sta
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -108,6 +109,7 @@ class Server:
     image: dockerfile.Image | None = None
     stop: Stop | None = None
     is_procfile: bool = False
+    config_file: str | None = None
     refusal: str | None = None
     ours: settings.Settings | None = None
 
@@ -186,13 +188,28 @@ class Server:
     def place_of(self, words: str) -> Place:
         """Where the first variable of the container stands that is named in `words`.
 
-        Where gunicorn is started, if none is.
+        Or the first setting of the config file, if they name that; else where gunicorn is started.
         """
         named = set(re.findall(r"\w+", words))
+        if "the config file" in words and self.config_file is not None:
+            return _place_in_file(self.config_file, named)
         for entry in self.container.node["env"] if self.container is not None else ():
             if entry["name"].text in named:
                 return entry["value"].place
         return self.place
+
+
+def _place_in_file(path: str, names: Collection[str]) -> Place:
+    """Where a config file, or ``python:MODULE``, sets one of these names."""
+    with (
+        contextlib.suppress(OSError),
+        open(path.removeprefix("file:"), encoding="utf-8", errors="replace") as stream,
+    ):
+        for number, line in enumerate(stream, 1):
+            match = re.match(r"(\w+)\s*[=:]|def (\w+)", line)
+            if match is not None and (match[1] or match[2]) in names:
+                return Place(path, number, match[1] or match[2])
+    return Place(path, 1, "")
 
 
 def known_in(environ: Mapping[str, str | None]) -> dict[str, str]:

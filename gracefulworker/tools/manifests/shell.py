@@ -64,6 +64,9 @@ _QUICK = {
 }
 
 
+#: The seconds of each sleep in a loop's text.
+_PAUSES = re.compile(r"\bsleep\s+(\d+(?:\.\d+)?)\b")
+
 #: Nodes that are no statements, and those that end one.
 _SILENT = frozenset({"comment", "heredoc_body"})
 _ENDS = frozenset({";", ";;", "fi", "esac", ")", "}", "\n"})
@@ -96,7 +99,9 @@ class Command:
     :param assigned: the exported variables that the text has set, and those before the command.
     :param beside: ``background``, ``pipeline`` or ``subshell`` when another process than the shell
         of the text runs it, else "".
-    :param is_last: nothing follows it, and nothing but ``&&`` and ``||`` is around it.
+    :param is_last: nothing follows it, and bash, given the text with ``-c``, gives it its place:
+        nothing is around it, and its line is either one list of ``&&`` and ``||`` or has ``;``
+        before it.
     :param is_tail: nothing follows it, but an ``if``, ``case``, group or subshell may be around it.
     :param in_loop: it may be run several times.
     :param condition: what decides whether it is run, when that is not known.
@@ -305,6 +310,9 @@ class _Walk:
         self.beside = ""
         self.redirected = False
         self.inner = 0
+        self.is_alone = True
+        #: For each function that is being followed, what is so where it may return.
+        self.returns: list[list[_State]] = []
         self.loops = 0
         self.conditions: list[str] = []
 
@@ -317,6 +325,8 @@ class _Walk:
     def _sequence(self, nodes: Sequence[Any], is_last: bool = False) -> None:
         nodes = [node for node in nodes if node.type not in _SILENT]
         last = max((n for n, node in enumerate(nodes) if node.type not in _ENDS), default=-1)
+        if not self.inner and not self.depth:
+            self.is_alone = _is_alone(nodes[: last + 1])
         for number, node in enumerate(nodes):
             if self.state.is_over or self.state.has_returned:
                 return
@@ -419,7 +429,13 @@ class _Walk:
         self.state = kept.copy()
         self._if(condition, follow)
         taken, self.state = self.state, kept
-        self.state.become([kept.copy(), taken])
+        self._join([kept.copy(), taken])
+
+    def _join(self, ways: Sequence[_State]) -> None:
+        """Go on after several ways; one that has returned goes on where the function was called."""
+        if self.returns:
+            self.returns[-1] += [way for way in ways if way.has_returned]
+        self.state.become(ways)
 
     def _on_if_statement(self, node: Any, is_last: bool) -> None:
         self._inside(lambda: self._branches(node, is_last))
@@ -469,7 +485,7 @@ class _Walk:
         if not is_decided:
             ways.append(before.copy())
         self.state = before
-        self.state.become(ways)
+        self._join(ways)
 
     def _on_case_statement(self, node: Any, is_last: bool) -> None:
         self._inside(lambda: self._cases(node, is_last))
@@ -501,7 +517,7 @@ class _Walk:
         else:
             ways.append(before.copy())
         self.state = before
-        self.state.become(ways)
+        self._join(ways)
 
     def _pattern(self, node: Any) -> str | None:
         """A pattern for fnmatch, None when it is not known."""
@@ -520,8 +536,10 @@ class _Walk:
         self._sequence(tests)
         if truth is False:
             return
-        # `while kill -0 $PID; do sleep 1; done` waits, and so does a wait in a loop.
-        if bodies and re.search(r"\bwait\b|\bkill\b", _source_text(node)):
+        # `while kill -0 $PID; do sleep 1; done` waits, and so do a wait in a loop and short sleeps.
+        text = _source_text(node)
+        pauses = [float(pause) for pause in _PAUSES.findall(text)] if bodies else []
+        if bodies and (re.search(r"\bwait\b|\bkill\b", text) or (pauses and max(pauses) <= 5)):
             self.waits[-1] += 2
         follow = functools.partial(self._sequence, bodies)
         if truth is True:
@@ -620,9 +638,10 @@ class _Walk:
                 is_redirected = True
             elif child.is_named:
                 words += self.fields(child)
-        is_exec = False
+        is_exec = is_timed = False
         while words[:1] and words[0] in ("exec", "command", "builtin", "time", "nohup"):
             is_exec |= words[0] == "exec"
+            is_timed |= words[0] == "time"
             words = words[1:]
             while is_exec and words[:1] and words[0] in ("-a", "-c", "-l"):
                 words = words[2:] if words[0] == "-a" else words[1:]
@@ -646,7 +665,7 @@ class _Walk:
                 is_exec=is_exec,
                 is_redirected=is_redirected,
                 beside=self.beside,
-                is_last=is_last and not self.inner,
+                is_last=is_last and not self.inner and self.is_alone and not is_timed,
                 is_tail=is_last,
                 in_loop=self.loops > 0,
                 condition=self.conditions[-1] if self.conditions else None,
@@ -705,12 +724,17 @@ class _Walk:
         kept = self.state.positional
         self.state.positional = arguments
         self.depth += 1
+        self.returns.append([])
         try:
             self._inside(lambda: self._statement(body))
         finally:
             self.depth -= 1
-            self.state.positional = kept
             self.state.has_returned = False
+            ways = [self.state.copy(), *self.returns.pop()]
+            for way in ways:
+                way.has_returned = False
+            self.state.become(ways)
+            self.state.positional = kept
 
     def _again(self, text: str, node: Any) -> None:
         """Follow a text that is read where this one stands: of eval, or of a sourced file."""
@@ -1032,6 +1056,20 @@ class _Walk:
         if name in ("@", "*"):
             return None if positional is None else " ".join(positional)
         return self.state.variables.get(name, _UNSET)
+
+
+def _is_alone(nodes: Sequence[Any]) -> bool:
+    """Whether bash (5.2) gives its place to the last of the statements of a text, if it can.
+
+    It looks at one line at a time, and there either at a list of ``&&`` and ``||`` that is all of
+    the line, or at a command after the last ``;``.
+    """
+    if len(nodes) < 2:
+        return True
+    before, separator = nodes[-2], nodes[-2].type
+    if before.end_point[0] < nodes[-1].start_point[0] or separator in ("\n", "&&", "||"):
+        return True
+    return bool(separator == ";" and nodes[-1].type != "list")
 
 
 class _Everything(set[str]):

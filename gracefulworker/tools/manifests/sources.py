@@ -12,7 +12,6 @@ import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 #: Bytes. The largest rendered chart that was looked at (with all its CRDs) has 3.5 MB.
 MAX_SIZE = 5_000_000
@@ -38,8 +37,11 @@ _MANIFEST = re.compile(rb'^\s*\{?\s*"?(apiVersion|kind)"?\s*:', re.MULTILINE)
 #: What a JSON file has that is one: Kubernetes' or ECS'.
 _JSON_MANIFEST = re.compile(rb'"(apiVersion|containerDefinitions)"\s*:')
 
-#: Terraform, Nomad, and templates: they may start gunicorn, and are named, though not read.
-_OTHER = (".tf", ".hcl", ".nomad", ".j2")
+#: Terraform, Nomad, templates and so on: they may start gunicorn, and are named, though not read.
+_OTHER = (".tf", ".hcl", ".nomad", ".toml", ".tpl", ".tmpl", ".j2", ".jinja", ".jinja2", ".jnj")
+
+#: gunicorn with something after it, which is no version.
+_STARTS = re.compile(rb"\bgunicorn[\"',]*[ \t]+[\"'\w$-]")
 
 
 class InputError(Exception):
@@ -78,8 +80,8 @@ class Place:
 class Source:
     """One text.
 
-    :param kind: ``yaml``, ``dockerfile``, ``procfile``, ``script``, ``systemd``, ``supervisord``,
-        ``fly``, or ``other`` for what is not read.
+    :param kind: ``yaml``, ``dockerfile``, ``procfile``, ``script``, ``systemd``, ``drop-in`` (of a
+        systemd unit), ``supervisord``, ``fly``, or ``other`` for what is not read.
     :param named: whether the user gave this very file, and not a directory that holds it.
     :param title: its own name, if it is a part of the file.
     :param line: where it begins there.
@@ -103,6 +105,12 @@ class Source:
         return self.file, self.line
 
     @property
+    def unit(self) -> str:
+        """The systemd unit that a file is, or that it changes."""
+        directory = os.path.basename(os.path.dirname(os.path.abspath(self.file)))
+        return directory.removesuffix(".d") if self.kind == "drop-in" else self.name
+
+    @property
     def interpreter(self) -> str:
         """The program that a script's first line names, "" without such a line."""
         first = self.text.split("\n", 1)[0]
@@ -119,30 +127,39 @@ def read(path: str) -> Iterator[Source | InputError]:
         yield _read_file(path)
     else:
         failed: list[InputError] = []
+        count = 0
         for directory, below, names in os.walk(path, onerror=lambda e: failed.append(_failed(e))):
             below[:] = sorted(
                 d for d in below if not d.startswith(".") and d not in SKIPPED_DIRECTORIES
             )
             if "Chart.yaml" in names and "templates" in below:
                 below.remove("templates")
+                count += 1
                 yield unrendered(os.path.join(directory, "templates"), 0)
             for name in sorted(names):
                 file = os.path.join(directory, name)
                 # A JSON file in a directory is rarely a manifest.
-                kind = None if name.endswith(".json") else _kind(name)
+                kind = None if name.endswith(".json") else _kind(file)
                 kind = kind or _kind_within(file)
                 if kind is not None and not name.startswith(".") and os.path.isfile(file):
+                    count += 1
                     yield _read_file(file, kind)
         yield from failed
+        if not count and not failed:
+            yield InputError(path, 0, "is a directory without any file that is read here")
 
 
 def _failed(error: OSError) -> InputError:
     return InputError(str(error.filename), 0, f"cannot be read: {error.strerror or error}")
 
 
-def _kind(name: str) -> str | None:
-    lower = name.lower()
+def _kind(path: str) -> str | None:
+    lower = os.path.basename(path).lower()
     stem = lower.split(".")[0]
+    if lower.endswith((".sh", ".bash")):
+        return "script"
+    if os.path.dirname(path).endswith(".service.d") and lower.endswith(".conf"):
+        return "drop-in"
     if lower.endswith((".yaml", ".yml", ".json")):
         return "yaml"
     if _DOCKERFILE.fullmatch(lower) and not lower.endswith((".dockerignore", ".md", ".txt")):
@@ -153,9 +170,7 @@ def _kind(name: str) -> str | None:
         return "fly"
     if stem == "procfile" or lower.endswith(".procfile"):
         return "procfile"
-    if lower.endswith((".sh", ".bash")) or "entrypoint" in stem:
-        return "script"
-    return None
+    return "script" if "entrypoint" in stem else None
 
 
 def _kind_within(file: str) -> str | None:
@@ -177,7 +192,8 @@ def _kind_of_data(data: bytes, extension: str) -> str | None:
         return "supervisord"
     if extension == ".json" and _JSON_MANIFEST.search(data):
         return "yaml"
-    return "other" if extension in _OTHER and b"gunicorn" in data else None
+    is_other = extension in _OTHER or (not extension and data.startswith(b"#!"))
+    return "other" if is_other and _STARTS.search(data) else None
 
 
 def _read_file(file: str, kind: str | None = None) -> Source | InputError:
@@ -192,7 +208,7 @@ def _read_file(file: str, kind: str | None = None) -> Source | InputError:
     except ValueError as error:  # a NUL in the name
         return InputError(file, 0, f"cannot be read: {error}")
     if kind is None:
-        kind = _kind(Path(file).name)
+        kind = _kind(file)
     if kind is None:
         kind = _kind_of_data(data, os.path.splitext(file)[1])
     if kind is None and _SHEBANG.match(data):

@@ -7,6 +7,7 @@ read, and each platform's own defaults, which stand in docs/platforms.md too.
 
 from __future__ import annotations
 
+import configparser
 import importlib
 import os
 import re
@@ -237,13 +238,12 @@ class _Entry:
     place: Place
 
 
-def _sections(source: Source, is_indented: bool) -> dict[str, dict[str, list[_Entry]]]:
-    """The keys of an INI file by section, each with all its values.
+def _of_sections(source: Source, found: dict[str, dict[str, list[_Entry]]]) -> None:
+    """Add the keys of a unit file by section, each with all its values: systemd.syntax(7).
 
-    :param is_indented: whether an indented line goes on with the one before (supervisord's), which
-        a line does after a backslash (systemd's).
+    A line goes on after a backslash. An empty value takes back all before it, also those of the
+    files that were read before.
     """
-    found: dict[str, dict[str, list[_Entry]]] = {}
     section = ""
     key = ""
     is_continued = False
@@ -252,17 +252,18 @@ def _sections(source: Source, is_indented: bool) -> dict[str, dict[str, list[_En
         if not stripped or stripped[0] in "#;":
             continue
         entries = found.setdefault(section, {})
-        if key and (line[0] in " \t" if is_indented else is_continued):
+        if key and is_continued:
             last = entries[key][-1]
             entries[key][-1] = _Entry(f"{last.value} {stripped.rstrip(chr(92))}", last.place)
         elif stripped.startswith("[") and stripped.endswith("]"):
             section, key = stripped[1:-1], ""
         elif "=" in stripped:
             key, _, value = (part.strip() for part in stripped.partition("="))
-            place = Place(source.file, number, f"{section}.{key}")
-            entries.setdefault(key, []).append(_Entry(value.rstrip("\\").strip(), place))
-        is_continued = stripped.endswith("\\")
-    return found
+            entry = _Entry(
+                value.rstrip("\\").strip(), Place(source.file, number, f"{section}.{key}")
+            )
+            entries[key] = [*entries.get(key, []), entry] if value else []
+        is_continued = stripped.endswith("\\") and bool(entries.get(key))
 
 
 def _other_signal(signal: _Entry | None, command: _Entry | None) -> tuple[str, Place, str] | None:
@@ -274,9 +275,12 @@ def _other_signal(signal: _Entry | None, command: _Entry | None) -> tuple[str, P
     return (signal.value, signal.place, fix) if signal is not None else None
 
 
-def of_systemd(source: Source) -> Iterator[Unit]:
-    """The service of a systemd unit."""
-    service = _sections(source, is_indented=False).get("Service", {})
+def of_systemd(sources: Sequence[Source]) -> Iterator[Unit]:
+    """The service of a systemd unit: its file, then its drop-ins."""
+    sections: dict[str, dict[str, list[_Entry]]] = {}
+    for source in sources:
+        _of_sections(source, sections)
+    service = sections.get("Service", {})
     starts = service.get("ExecStart", [])
     if not starts:
         return
@@ -306,43 +310,66 @@ def of_systemd(source: Source) -> Iterator[Unit]:
         "all" if kill_mode is None or kill_mode.value == "control-group" else "child",
     )
     words = [shell.expand(word, environ) for word in _split(text)]
-    yield Unit(f"unit {source.name}", start.place, words, environ=environ, stop=stop)
+    yield Unit(f"unit {sources[0].unit}", start.place, words, environ=environ, stop=stop)
 
 
 def of_supervisord(source: Source) -> Iterator[Unit]:
-    """The programs of supervisord's configuration."""
-    for section, entries in _sections(source, is_indented=True).items():
-        command = entries.get("command", [None])[-1]
-        if not section.startswith("program:") or command is None:
+    """The programs of supervisord's configuration.
+
+    :raises InputError: when it cannot be read.
+    """
+    # As supervisor.options.UnhosedConfigParser has it.
+    parser = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"), strict=False)
+    try:
+        parser.read_string(source.text)
+    except configparser.Error as error:
+        line = getattr(error, "lineno", None) or 0
+        message = " ".join(str(error).split())
+        raise InputError(source.file, line, f"is not read: {message}") from None
+    for section in parser.sections():
+        options = parser[section]
+        if not section.startswith("program:") or not options.get("command"):
             continue
 
-        def text(key: str, default: str, entries: Any = entries) -> str:
-            values = entries.get(key)
-            return str(values[-1].value.split(" ;")[0].strip()) if values else default
+        def place(key: str, section: str = section) -> Place:
+            line = _line_in_section(source.text, section, key)
+            return Place(source.file, line, f"{section}.{key}")
 
         environ: dict[str, str | None] = {}
         for name, *values in re.findall(
-            r"(\w+)=(?:\"([^\"]*)\"|'([^']*)'|([^,]*))", text("environment", "")
+            r"(\w+)=(?:\"([^\"]*)\"|'([^']*)'|([^,]*))", options.get("environment", "")
         ):
             environ[name] = _from_supervisord("".join(values))
-        place = entries.get("stopwaitsecs", [command])[-1].place
         signal = None
-        if "stopsignal" in entries:
+        if "stopsignal" in options:
             fix = "remove it, so that SIGTERM is sent"
-            signal = (text("stopsignal", "TERM"), entries["stopsignal"][-1].place, fix)
+            signal = (options["stopsignal"], place("stopsignal"), fix)
+        is_set = "stopwaitsecs" in options
+        to_all = options.get("stopasgroup", "false").lower() in ("true", "1", "yes", "on")
         stop = Stop(
             "stopwaitsecs",
-            seconds_of(text("stopwaitsecs", "10")),
-            place,
-            "stopwaitsecs" in entries,
+            seconds_of(options.get("stopwaitsecs", "10")),
+            place("stopwaitsecs" if is_set else "command"),
+            is_set,
             "stopwaitsecs={}",
             signal,
-            "all"
-            if text("stopasgroup", "false").lower() in ("true", "1", "yes", "on")
-            else "child",
+            "all" if to_all else "child",
         )
-        words = _split(_from_supervisord(text("command", "")))
-        yield Unit(f"supervisord's {section}", command.place, words, environ=environ, stop=stop)
+        words = _split(_from_supervisord(options["command"]))
+        name = f"supervisord's {section}"
+        yield Unit(name, place("command"), words, environ=environ, stop=stop)
+
+
+def _line_in_section(text: str, section: str, key: str) -> int:
+    """The line that sets a key in an INI or TOML file's section; 1 when it is not found."""
+    now = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[([^]]*)\]", line)
+        if header is not None:
+            now = header[1].strip()
+        elif now == section and re.match(rf"\s*\"?{re.escape(key)}\"?\s*[=:]", line, re.IGNORECASE):
+            return number
+    return 1
 
 
 def _from_supervisord(text: str) -> str:
@@ -367,10 +394,8 @@ def of_fly(source: Source) -> Iterator[Unit]:
     except (ValueError, RecursionError) as error:
         raise InputError(source.file, 0, f"is not valid TOML: {error}") from None
 
-    def place(key: str) -> Place:
-        lines = source.text.splitlines()
-        found = (n for n, line in enumerate(lines, 1) if re.match(rf"\s*\"?{key}\"?\s*=", line))
-        return Place(source.file, next(found, 1), key)
+    def place(key: str, section: str = "") -> Place:
+        return Place(source.file, _line_in_section(source.text, section, key), key)
 
     period = data.get("kill_timeout")
     table = data.get("env")
@@ -384,7 +409,8 @@ def of_fly(source: Source) -> Iterator[Unit]:
         (
             str(data.get("kill_signal", "SIGINT")),
             place("kill_signal"),
-            'kill_signal = "SIGTERM" at the top of fly.toml, or GRACEFUL_SIGINT = "true" in [env]',
+            'kill_signal = "SIGTERM" at the top of fly.toml, or GRACEFUL_SIGINT = "true" in [env]'
+            + ("" if period is not None else ", and kill_timeout = 30 beside it"),
         ),
         "child",
     )
@@ -413,6 +439,6 @@ def of_fly(source: Source) -> Iterator[Unit]:
         yield replace(
             common,
             name=f"Fly.io process {name}",
-            place=place(re.escape(name)),
+            place=place(name, "processes"),
             arguments=_split(str(command)),
         )
