@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from gracefulworker.tools import cli
 
 SECONDS = st.sampled_from([0, 1, 3, 5, 8, 15, 29, 40, 130])
-KINDS: dict[str, dict[str, str]] = {
+KINDS = {
     "alb": {"alb.ingress.kubernetes.io/target-type": "ip"},
-    "nginx": {},
-    "traefik": {},
+    "nginx": {"alb.ingress.kubernetes.io/target-type": "instance"},
+    "traefik": {"any": "other"},
 }
 NLB = {"service.beta.kubernetes.io/aws-load-balancer-nlb-target-type": "ip"}
 

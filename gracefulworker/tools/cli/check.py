@@ -16,6 +16,7 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gracefulworker.tools.configuration import ConfigFileError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 #: Of the output of ``--format json``.
 SCHEMA = 1
 
-#: Files without anything to judge that are named in the text, as a chart has dozens.
+#: Files without anything to judge, and other programs, that are named in the text.
 NAMED = 5
 
 
@@ -166,14 +167,13 @@ def _print(report: dict[str, Any]) -> None:
     for one in report["not_judged"]:
         _line(f"{one['file']}:{one['line']}: not judged: {one['name']}: {one['why']}")
     if report["passed_over"]:
-        names = report["passed_over"][:NAMED]
-        more = len(report["passed_over"]) - len(names)
-        _line(f"nothing to judge in {', '.join(names)}" + (f" and {more} more" if more else ""))
+        _line(f"nothing that is read here in {_named(report['passed_over'])}")
     severities = [one["severity"] for one in report["findings"]]
-    others = len(report["others"])
+    programs = [one["program"] for one in report["others"]]
+    others = f"{_count(len(programs), 'other program')} ({_named(programs)})"
     counts = [
         _count(report["servers"], "gunicorn"),
-        *([_count(others, "other program")] if others else []),
+        *([others] if programs else []),
         *([f"{len(report['not_judged'])} not judged"] if report["not_judged"] else []),
     ]
     hidden = [f"{number} {name}" for name, number in report["ignored"].items() if number]
@@ -184,10 +184,14 @@ def _print(report: dict[str, Any]) -> None:
         + (f" (ignored: {', '.join(hidden)})" if hidden else "")
     )
     if not report["servers"]:
-        print(
-            "no gunicorn was judged: when the image starts it, name its Dockerfile too",
-            file=sys.stderr,
-        )
+        print("no gunicorn was judged", file=sys.stderr)
+
+
+def _named(names: Sequence[str]) -> str:
+    """The first of some names, each once."""
+    each = list(dict.fromkeys(names))
+    more = f" and {len(each) - NAMED} more" if len(each) > NAMED else ""
+    return ", ".join(each[:NAMED]) + more
 
 
 def _line(text: str, stream: TextIO | None = None) -> None:

@@ -184,7 +184,7 @@ def direct_balancer(server: Server) -> Balancer | None:
 def keeping(server: Server) -> Iterator[tuple[str, float]]:
     """The balancers in front, each with the seconds that it keeps an idle connection for."""
     if server.is_procfile:
-        yield "Heroku's router", HEROKU_IDLE
+        yield "Heroku's router, if that runs it", HEROKU_IDLE
     # With a proxy in the pod, the balancer's connections end there.
     if server.pod is None or in_front(server):
         return

@@ -456,11 +456,12 @@ class Reader:
             name = f"process {process.strip()}"
             place = Place(procfile.file, number, process.strip())
             around = self._around(procfile.file, {})
-            # What runs a Procfile sends SIGTERM to every process, so no shell can hold it up.
+            # Heroku sends SIGTERM to every process, so no shell can hold it up; SIGKILL 30 s later.
             launches = [replace(one, holders=()) for one in launch.in_text(text, place, around)]
             if launches:
                 self._note_gaps(name, around)
-                found += self._servers(name, launches, {}, is_procfile=True)
+                stop = Stop("Heroku's period", 30.0, place, True, None, to="all")
+                found += self._servers(name, launches, {}, is_procfile=True, stop=stop)
             elif around.gaps:
                 self.not_judged.append(Unjudged(name, place, "; ".join(around.gaps)))
             else:

@@ -44,6 +44,9 @@ KEEPERS = ("gthread", "gevent", "eventlet", "tornado", "uvicorn", "asgi")
 #: for a Python service, which takes 1 to 10 s on an idle machine.
 SHORTEST_BOOT = 10.0
 
+#: Commands of probes that are green whatever gunicorn does.
+ASKS_NOBODY = frozenset({"true", "/bin/true", "ls", "pwd", "echo", "date", "hostname"})
+
 #: Annotations of Services whose balancer looks at the pods itself.
 DIRECT = (
     "cloud.google.com/neg",
@@ -149,8 +152,9 @@ def grace_period(server: Server) -> Iterator[Mistake]:
 
 
 def _severity(sums: Budget) -> str:
-    """Requests are cut, or there is no time for the exit alone."""
-    return ERROR if sums.used > sums.period else WARNING
+    """Requests are cut as was not meant, or there is no time for the exit alone."""
+    is_meant = sums.is_chosen or sums.delay > 0
+    return ERROR if is_meant and sums.used > sums.period else WARNING
 
 
 def _longer(server: Server, sums: Budget) -> str:
@@ -423,8 +427,8 @@ def liveness_is_readiness(server: Server) -> Iterator[Mistake]:
 def readiness_probe(server: Server) -> Iterator[Mistake]:
     """No readiness probe, one that is green while nobody accepts, or one that nobody answers.
 
-    Neither for gunicorn nor for a proxy in front of it; a `tcpSocket`; or a port or path that
-    nobody answers.
+    Neither for gunicorn nor for a proxy in front of it; a `tcpSocket`, or a command that asks
+    nobody; or a port or path that nobody answers.
 
     Clients: refused or waiting requests at each deploy; or a pod that is never ready.
     Fix: `httpGet` on a path of the application.
@@ -443,19 +447,22 @@ def readiness_probe(server: Server) -> Iterator[Mistake]:
             "connection refused, or a long wait",
             "a readinessProbe with httpGet on a path of the application",
         )
+    probe = node["readinessProbe"]
+    asked = next((word.text or "" for word in probe["exec"]["command"]), "")
+    if probe["tcpSocket"] or asked in ASKS_NOBODY:
+        what = f"runs `{asked}`" if asked else "is a tcpSocket"
+        since = "as soon as the port is open, which gunicorn's main process sees to "
+        yield Mistake(
+            WARNING,
+            (probe["exec"] if asked else probe["tcpSocket"]).place,
+            f"the readinessProbe {what}",
+            f"it is green {'' if asked else since}before any worker has booted, and while none "
+            "accepts: requests wait or fail",
+            "httpGet on a path of the application",
+        )
     for name in ("readinessProbe", "livenessProbe"):
-        probe = node[name]
-        if probe["tcpSocket"]:
-            yield Mistake(
-                WARNING,
-                probe["tcpSocket"].place,
-                f"the {name} is a tcpSocket",
-                "it is green as soon as the port is open, which gunicorn's main process sees to "
-                "before any worker has booted, and while none accepts: requests wait or fail",
-                "httpGet on a path of the application",
-            )
-        if probe["httpGet"]:
-            yield from _unanswered(server, name, probe["httpGet"])
+        if node[name]["httpGet"]:
+            yield from _unanswered(server, name, node[name]["httpGet"])
 
 
 def _unanswered(server: Server, name: str, get: Node) -> Iterator[Mistake]:
@@ -716,8 +723,18 @@ def no_delay(server: Server) -> Iterator[Mistake]:
         fix += f"; it would refuse what is set: {server.refusal}"
     elif not server.is_delayed and server.read.names == {}:
         fix += " (should a config file in the image do so already, give it with -c)"
+    if server.is_procfile:
+        yield Mistake(
+            WARNING,
+            server.place,
+            f"gunicorn (worker class {name}) stops as soon as SIGTERM arrives",
+            "on Heroku, and wherever else a balancer hears of the stop later: for some seconds at "
+            "each deploy new connections are refused",
+            fix,
+        )
+        return
     yield Mistake(
-        ERROR if server.pod is not None else WARNING,
+        ERROR,
         server.place_of("GRACEFUL_DELAY"),
         f"gunicorn (worker class {name}) stops as soon as SIGTERM arrives, and there is no preStop "
         "hook"

@@ -812,46 +812,40 @@ class _Walk:
         return handler(node) if handler is not None else None
 
     def _truth_of_test_command(self, node: Any) -> bool | None:
-        inner = node.named_children
-        if node.has_error or len(inner) != 1:
-            return None
-        return self._truth_of_expression(inner[0])
+        return None if node.has_error else self._truth_of_parts(_parts(node.children[1:-1]))
 
-    def _truth_of_expression(self, node: Any) -> bool | None:
-        kind = node.type
-        if kind == "parenthesized_expression":
-            return self._truth_of_expression(node.named_children[0])
-        if kind == "unary_expression":
-            return self._unary(node)
-        if kind == "binary_expression":
-            return self._binary(node)
-        if kind in ("test_command", "list", "command", "negated_command"):
-            return self.truth(node)
-        value = self.joined(node)
-        # A word that has something known in it is not empty.
-        return None if UNKNOWN in value else bool(value)
+    def _truth_of_parts(self, parts: Sequence[Any]) -> bool | None:
+        """The truth of operators (texts) and operands (nodes), of which the grammar has no order.
 
-    def _unary(self, node: Any) -> bool | None:
-        operator = _source_text(node.children[0])
-        operand = node.children[-1]
-        if operator == "!":
-            truth = self._truth_of_expression(operand)
+        It takes ``a = b || c`` for ``a = (b || c)``.
+        """
+        for joints, join in ((("||", "-o"), _either), (("&&", "-a"), _both)):
+            at = next((n for n, part in enumerate(parts) if part in joints), None)
+            if at is not None:
+                first, rest = parts[:at], parts[at + 1 :]
+                truth: bool | None = join(self._truth_of_parts(first), self._truth_of_parts(rest))
+                return truth
+        if parts and parts[0] == "!":
+            truth = self._truth_of_parts(parts[1:])
             return None if truth is None else not truth
-        return _test([operator, self.joined(operand)])
-
-    def _binary(self, node: Any) -> bool | None:
-        left, right = node.children[0], node.children[-1]
-        operator = "".join(_source_text(child) for child in node.children[1:-1])
-        if operator in ("&&", "||", "-a", "-o"):
-            truths = self._truth_of_expression(left), self._truth_of_expression(right)
-            return _both(*truths) if operator in ("&&", "-a") else _either(*truths)
-        value = self.joined(left)
-        if operator in ("=", "==", "!="):
-            pattern = self._pattern(right)
+        if len(parts) == 1 and not isinstance(parts[0], str):
+            (node,) = parts
+            if node.type == "parenthesized_expression":
+                return self._truth_of_parts(_parts(node.children[1:-1]))
+            value = self.joined(node)
+            return None if UNKNOWN in value else bool(value)
+        if len(parts) == 3 and parts[1] in ("=", "==", "!="):
+            value, pattern = self._text(parts[0]), self._pattern_of(parts[2])
             if pattern is None or UNKNOWN in value:
                 return None
-            return fnmatch.fnmatchcase(value, pattern) == (operator != "!=")
-        return _test([value, operator, self.joined(right)])
+            return fnmatch.fnmatchcase(value, pattern) == (parts[1] != "!=")
+        return _test([self._text(part) for part in parts]) if len(parts) in (2, 3) else None
+
+    def _text(self, part: Any) -> str:
+        return part if isinstance(part, str) else self.joined(part)
+
+    def _pattern_of(self, part: Any) -> str | None:
+        return part if isinstance(part, str) else self._pattern(part)
 
     def _truth_of_command(self, node: Any) -> bool | None:
         if any(child.type == "variable_assignment" for child in node.children):
@@ -1087,6 +1081,19 @@ def _lead(node: Any) -> int:
 def _literal(data: bytes) -> str:
     text = _decoded(data)
     return re.sub(r"\\(\n|[$`\"\\])", lambda m: "" if m[1] == "\n" else m[1], text)
+
+
+def _parts(nodes: Sequence[Any]) -> list[Any]:
+    """The operators (texts) and operands (nodes) of a test, in their order."""
+    found: list[Any] = []
+    for node in nodes:
+        if node.type in ("binary_expression", "unary_expression"):
+            found += _parts(node.children)
+        elif node.type == "test_operator" or not node.is_named:
+            found.append(_source_text(node))
+        else:
+            found.append(node)
+    return found
 
 
 def _line_of(node: Any) -> str:

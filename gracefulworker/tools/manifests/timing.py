@@ -54,13 +54,16 @@ class Budget:
     def fits(self) -> bool:
         """Whether it does, or is let pass.
 
-        Stock's default graceful_timeout is as long as Kubernetes' default period: nobody chose
-        either, and what a preStop sleep takes away is missed by very slow requests only.
+        Stock's default graceful_timeout of 30 s passes with a period that nobody chose, or that is
+        as long: what the exit or a preStop sleep takes away is missed by very slow requests only.
         """
         if self.needed <= self.period:
             return True
-        is_default = not self.is_chosen and not self.delay
-        return is_default and self.presleep + MARGIN <= self.period
+        if self.is_chosen or self.delay:
+            return False
+        is_shortened = self.stop.is_set and self.stop.written is not None
+        is_shortened &= self.period < self.finish
+        return not is_shortened and self.presleep + MARGIN <= self.period
 
     @property
     def sum(self) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from gracefulworker.tools.manifests import shell
 from gracefulworker.tools.manifests.documents import Node
 from gracefulworker.tools.manifests.launch import Word
-from gracefulworker.tools.manifests.sources import InputError, Place, Source
+from gracefulworker.tools.manifests.sources import InputError, Place, Source, unrendered
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(h|min|ms|m|sec|s|)(?![a-z])")
 _REFERENCE = re.compile(r"\$\$|\$\(([\w.-]+)\)")
@@ -123,7 +123,8 @@ def _split(text: str) -> list[str]:
 
 def of_compose(document: Node) -> Iterator[Unit]:
     """The services of a compose file."""
-    for name, service in document["services"].pairs():
+    for name, node in document["services"].pairs():
+        service = _Service(_extended(document["services"], node))
         period = service["stop_grace_period"]
         signal = service["stop_signal"]
         stop = Stop(
@@ -142,17 +143,42 @@ def of_compose(document: Node) -> Iterator[Unit]:
             parts = (os.path.dirname(document.file), context)
             path = os.path.normpath(os.path.join(*parts, build["dockerfile"].text or "Dockerfile"))
         command = service["command"]
+        environ: dict[str, str | None] = {}
+        for one in reversed(service.nodes):
+            environ |= _compose_environ(one)
         yield Unit(
             f"compose service {name}",
-            (command or service["entrypoint"] or service).place,
+            (command or service["entrypoint"] or node).place,
             _compose_words(service["entrypoint"]),
             _compose_words(command),
-            _compose_environ(service),
+            environ,
             _interpolated(service["image"]),
             path,
             build["target"].text or "",
             stop,
         )
+
+
+@dataclass(frozen=True)
+class _Service:
+    """A service, and those that it extends: the nearest that has a key counts."""
+
+    nodes: Sequence[Node]
+
+    def __getitem__(self, key: str) -> Node:
+        return next((node[key] for node in self.nodes if node[key]), self.nodes[0][key])
+
+
+def _extended(services: Node, node: Node) -> list[Node]:
+    """A service, then what it extends in the same file, and so on."""
+    found = [node]
+    while not node["extends"]["file"]:
+        name = node["extends"].text or node["extends"]["service"].text or ""
+        node = services[name]
+        if not node or any(node.line == one.line for one in found):
+            break
+        found.append(node)
+    return found
 
 
 def _interpolated(node: Node) -> str:
@@ -323,9 +349,10 @@ def of_supervisord(source: Source) -> Iterator[Unit]:
     try:
         parser.read_string(source.text)
     except configparser.Error as error:
-        line = getattr(error, "lineno", None) or 0
-        message = " ".join(str(error).split())
-        raise InputError(source.file, line, f"is not read: {message}") from None
+        if "{%" in source.text:
+            raise unrendered(source.file, 0) from None
+        problem = str(error).splitlines()[0]
+        raise InputError(source.file, 0, f"is not read: {problem}") from None
     for section in parser.sections():
         options = parser[section]
         if not section.startswith("program:") or not options.get("command"):
