@@ -233,6 +233,9 @@ def _parse(loaded: Configuration, source: str, arguments: Sequence[str]) -> dict
             sentence += f": did you mean {near[0]}?" if near else ""
             loaded.mistakes.append((source, True, sentence))
             loaded.is_open = True
+    if any("$" in word for word in unknown):
+        loaded.open_words += [word for word in unknown if "$" in word]
+        loaded.is_open = True
     if unknown and not loaded.is_open:
         sentence = f"gunicorn takes one application, and refuses what else is named: {unknown[0]}"
         loaded.mistakes.append((source, True, sentence))

@@ -854,3 +854,25 @@ def test_documentation_has_each_rule_with_an_anchor():
     assert re.findall(r"^### ([\w-]+)$", sections, re.MULTILINE) == [*rules.RULES]
     for word in ("Clients", "Fix"):
         assert sections.count(f"- **{word}:** ") == len(rules.RULES)
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        *('[[ "$1" = "api" || -z "$1" ]]', '[ "$1" = api -o -z "$1" ]', '[ -z "$1" -o "$1" = b ]'),
+        *('[ "$1" = api -a "$2" = b ]', "[[ $1 == a* && $2 != b ]]", '[[ -n "$1" && $1 != api ]]'),
+        *('[[ ! ( "$1" = x || $1 == y ) ]]', '[ ! "$1" = x ]', "[[ ! -z $1 && ! $2 ]]", "[[ $1 ]]"),
+        *('[ "$1" ]', '[ "$#" -gt 1 ]', "[[ $# -eq 0 || $1 = -* ]]", '[ "${1#-}" != "$1" ]'),
+        *(
+            '[ x"$1" = xapi ]',
+            "[[ $1 = a || $1 = b || $2 = b ]]",
+            "[[ $1 = x && $1 = b || $2 = b ]]",
+        ),
+    ],
+)
+def test_tests_hold_as_in_bash(test):
+    for arguments in ([], ["api"], ["x"], ["a", "b"], ["b"], ["-x"], ["apix", "c"]):
+        text = f"if {test}; then run; fi"
+        holds = subprocess.run(["bash", "-c", f"! {test}", "bash", *arguments]).returncode == 1
+        found = [(one.words, one.condition) for one in shell.commands(text, {}, arguments)]
+        assert found == [(["run"], None)] * holds

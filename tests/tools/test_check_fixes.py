@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import re
+from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -38,10 +39,10 @@ def deployments(draw):
         if value is not None:
             environ[name] = str(value)
     probe = {"httpGet": {"path": "/", "port": 8000}}
-    web = {"name": "web", "image": "a/web", "command": [*command, "app:app"]}
+    web: dict[str, Any] = {"name": "web", "image": "a/web", "command": [*command, "app:app"]}
     web |= {"readinessProbe": probe, "ports": [{"containerPort": 8000}]}
     web["env"] = [{"name": name, "value": value} for name, value in environ.items()]
-    fronts = []
+    fronts: list[dict[str, Any]] = []
     for number in range(draw(st.integers(0, 2))):
         fronts.append(
             {"name": f"front{number}", "image": draw(st.sampled_from(["nginx", "envoy"]))}

@@ -108,6 +108,8 @@ def read(source: Source) -> Dockerfile:
             known = next((one for one in stages if one.stage == base.lower() != ""), None)
             if known is None:
                 known = Image(source.file, shell_of(base), base=base)
+                if "distroless/python" in base:
+                    known = replace(known, entrypoint=Start(("python3",), place))
             stages.append(replace(known, stage=stage, place=place))
         elif stages:
             stages[-1] = _apply(stages[-1], name, rest, Place(source.file, line, name))

@@ -100,7 +100,7 @@ class Node:
         """Yield what mappings have under these keys."""
         for node in self._all():
             if isinstance(node, yaml.MappingNode):
-                yield from (value for name, value in node.value if name.value in keys)
+                yield from (value for key, value in node.value if str(key.value) in keys)
 
     def _all(self) -> Iterator[Any]:
         """Yield each of PyYAML's nodes in it once."""

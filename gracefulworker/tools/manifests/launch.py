@@ -227,7 +227,7 @@ def _from_unknown(
         else:
             around.miss(f"{said} was not given, if it is a script")
         return found
-    named = [word for word in words if "gunicorn" in word]
+    named = [word for word in words if NAMED.search(word) or word.startswith("--gunicorn")]
     if name in SUPERVISORS:
         around.miss(f"{name} starts what its own configuration says: give that")
     elif NAMED.match(words[0]) and len(words[0].split()) > 1:

@@ -246,7 +246,7 @@ class Reader:
         elif kind in JOBS:
             why = "a job ends by itself, and serves nobody"
             self.not_judged.append(Unjudged(f"{kind} {name}", document.place, why))
-        elif kind and _may_start_gunicorn(document):
+        elif kind != "CustomResourceDefinition" and kind and _may_start_gunicorn(document):
             why = f"the kind {kind} is not read here"
             self.not_judged.append(Unjudged(f"{kind} {name}", document.place, why))
         elif document.holds("ContainerDefinitions"):
@@ -358,12 +358,12 @@ class Reader:
                     place = start.place
         elif not unit.words:
             # What its ENTRYPOINT does with them is not known.
-            words = [Word.at(place, word) for word in words]
+            words = [Word.at(getattr(word, "place", place), word) for word in words]
         around = self._around(place.file, environ, sh, image)
         launches = launch.find(words, place, around)
         if not launches and not words and environ.get("GUNICORN_CMD_ARGS"):
             # The image starts gunicorn, in a way that nobody has shown us.
-            launches = [Launch(("$CMD",), place)]
+            launches = [Launch(("$(its image's own command)",), place)]
         if image is not None and (
             launches or not (unit.words or unit.arguments) or image.command is None
         ):
@@ -460,7 +460,7 @@ class Reader:
             launches = [replace(one, holders=()) for one in launch.in_text(text, place, around)]
             if launches:
                 self._note_gaps(name, around)
-                stop = Stop("Heroku's period", 30.0, place, True, None, to="all")
+                stop = Stop("Heroku's period, if that runs it", 30.0, place, True, None, to="all")
                 found += self._servers(name, launches, {}, is_procfile=True, stop=stop)
             elif around.gaps:
                 self.not_judged.append(Unjudged(name, place, "; ".join(around.gaps)))

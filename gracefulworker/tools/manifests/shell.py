@@ -819,12 +819,11 @@ class _Walk:
 
         It takes ``a = b || c`` for ``a = (b || c)``.
         """
-        for joints, join in ((("||", "-o"), _either), (("&&", "-a"), _both)):
+        for joints in (("||", "-o"), ("&&", "-a")):
             at = next((n for n, part in enumerate(parts) if part in joints), None)
             if at is not None:
-                first, rest = parts[:at], parts[at + 1 :]
-                truth: bool | None = join(self._truth_of_parts(first), self._truth_of_parts(rest))
-                return truth
+                truths = [self._truth_of_parts(some) for some in (parts[:at], parts[at + 1 :])]
+                return _either(*truths) if "||" in joints else _both(*truths)
         if parts and parts[0] == "!":
             truth = self._truth_of_parts(parts[1:])
             return None if truth is None else not truth
@@ -838,7 +837,7 @@ class _Walk:
             value, pattern = self._text(parts[0]), self._pattern_of(parts[2])
             if pattern is None or UNKNOWN in value:
                 return None
-            return fnmatch.fnmatchcase(value, pattern) == (parts[1] != "!=")
+            return fnmatch.fnmatchcase(value, pattern) is (parts[1] != "!=")
         return _test([self._text(part) for part in parts]) if len(parts) in (2, 3) else None
 
     def _text(self, part: Any) -> str:
@@ -919,6 +918,10 @@ class _Walk:
         text = _source_text(inner)
         if text in ("$@", "$*", "${@}", "${*}"):
             return ["$@"] if self.state.positional is None else list(self.state.positional)
+        match = re.fullmatch(r"\$\{[@*]:(\d+)(?::(\d+))?\}", text)
+        if match is not None and self.state.positional is not None and int(match[1]) > 0:
+            rest = self.state.positional[int(match[1]) - 1 :]
+            return rest if match[2] is None else rest[: int(match[2])]
         match = re.fullmatch(r"\$\{(\w+)\[[@*]\]\}", text)
         if match is not None and match[1] in self.state.arrays:
             return list(self.state.arrays[match[1]])

@@ -37,7 +37,7 @@ _MANIFEST = re.compile(rb'^\s*\{?\s*"?(apiVersion|kind)"?\s*:', re.MULTILINE)
 #: What a JSON file has that is one: Kubernetes' or ECS'.
 _JSON_MANIFEST = re.compile(rb'"(apiVersion|containerDefinitions)"\s*:')
 
-#: Terraform, Nomad, templates and so on: they may start gunicorn, and are named, though not read.
+#: Terraform, Nomad, templates and so on (and execline): they may start gunicorn, and are named.
 _OTHER = (".tf", ".hcl", ".nomad", ".toml", ".tpl", ".tmpl", ".j2", ".jinja", ".jinja2", ".jnj")
 
 #: gunicorn with something after it, which is no version.
@@ -192,7 +192,7 @@ def _kind_of_data(data: bytes, extension: str) -> str | None:
         return "supervisord"
     if extension == ".json" and _JSON_MANIFEST.search(data):
         return "yaml"
-    is_other = extension in _OTHER or (not extension and data.startswith(b"#!"))
+    is_other = extension in _OTHER or (not extension and b"execlineb" in data.split(b"\n", 1)[0])
     return "other" if is_other and _STARTS.search(data) else None
 
 

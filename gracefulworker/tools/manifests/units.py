@@ -137,11 +137,12 @@ def of_compose(document: Node) -> Iterator[Unit]:
             "child" if service["init"].text in ("true", "yes") else "pid1",
         )
         build = service["build"]
-        context = build.text or build["context"].text or "."
+        context = _interpolated(build if build.text else build["context"]) or "."
         path = None
         if build:
             parts = (os.path.dirname(document.file), context)
-            path = os.path.normpath(os.path.join(*parts, build["dockerfile"].text or "Dockerfile"))
+            name_of_file = _interpolated(build["dockerfile"]) or "Dockerfile"
+            path = os.path.normpath(os.path.join(*parts, name_of_file))
         command = service["command"]
         environ: dict[str, str | None] = {}
         for one in reversed(service.nodes):
@@ -154,7 +155,7 @@ def of_compose(document: Node) -> Iterator[Unit]:
             environ,
             _interpolated(service["image"]),
             path,
-            build["target"].text or "",
+            _interpolated(build["target"]),
             stop,
         )
 

@@ -1,0 +1,1 @@
+gunicorn -k gracefulworker.gthread --keep-alive 95 --graceful-timeout 60 app:app

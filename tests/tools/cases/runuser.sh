@@ -1,0 +1,2 @@
+#!/bin/sh
+exec runuser -u nobody -- gunicorn app:app

@@ -1,0 +1,2 @@
+#!/bin/sh
+(cd /app; exec gunicorn app:app)
