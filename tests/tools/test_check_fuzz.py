@@ -41,11 +41,13 @@ KEYS = [
     *("metadata", "labels", "annotations", "ports", "containerPort", "readinessProbe", "httpGet"),
     *("livenessProbe", "port", "path", "kind", "apiVersion", "items", "objects", "services"),
     *("terminationGracePeriodSeconds", "selector", "initContainers", "x", "target", "context"),
+    *("extends", "service", "file", "parameters", "podSpec", "data", "start.sh", "dockerfile"),
+    *("ownerReferences", "family", "essential"),
 ]
 KIND = st.sampled_from(
     [
         *("Deployment", "Pod", "Service", "Ingress", "ConfigMap", "List", "Template", "Job"),
-        *("TargetGroupBinding", "DeploymentConfig", "WebService"),
+        *("TargetGroupBinding", "DeploymentConfig", "WebService", "ReplicaSet", "App"),
     ]
 )
 TREE = st.recursive(
@@ -96,6 +98,8 @@ MANIFEST = st.one_of(
 
 SHELL = st.sampled_from(
     [
+        *("while true; do sleep 1; done", "${@:2}", "su x -c", "runuser -u x --", "return 0"),
+        *('[[ $1 = a || -z "$1" ]]', "mlflow server", "f; }", "exec s6-setuidgid"),
         *("gunicorn", "exec", "app:app", "&&", "||", "|", "&", ";", "\n", "if", "then", "else"),
         *(
             "elif",
@@ -146,6 +150,7 @@ DOCKERFILE = st.lists(
         st.sampled_from(
             [
                 *("FROM", "FROM python AS", "CMD", "ENTRYPOINT", "ENV", "ARG", "SHELL", "RUN"),
+                *("COPY", "COPY --from=a", "ADD [", "FROM gcr.io/distroless/python3"),
                 *("STOPSIGNAL", "cmd", "CMD [", "ENTRYPOINT [", "# escape=`", "FROM a AS b"),
             ]
         ),
@@ -168,6 +173,7 @@ INI = st.lists(
                 "ExecStart=-/bin/sh -c 'gunicorn \\",
                 "command=gunicorn",
             ),
+            *("Command: gunicorn", "command: gunicorn # x", "Environment=", "ExecStart=", "\\"),
             *("command=%(ENV_X)s gunicorn", "=", "a=b=c", 'command=sh -c "gunicorn', "[]"),
         ]
     )
@@ -214,9 +220,46 @@ def test_manifests(tmp_path, capsys, tree):
     judged(capsys, path)
 
 
+YAML = st.lists(
+    st.sampled_from(
+        [
+            *("a: &a [x]", "? [k]\n: v", "b: *a", "<<: *a", "- {", "}", "---", "kind: Pod", "|"),
+            *("command: [gunicorn, 'a:a']", "spec:", "  containers:", "  - image: x", "? {a: b}"),
+            *("    command: [gunicorn]", "services:", "  w:", "    extends: {service: w}", "!!set"),
+            *("kind: Template", "parameters: [{name: X, value: y}]", "objects:", "- kind: ${X}"),
+            *("kind: ConfigMap", "data: {start.sh: gunicorn}", "? *a", "kind: [x]", "null: ~"),
+        ]
+    )
+    | st.text(max_size=6),
+    max_size=12,
+).map("\n".join)
+NAMES = [
+    *("compose.yaml", "k8s/a.yaml", "a.json", "Dockerfile", "prod/Dockerfile", "x.tf", "Procfile"),
+    *("start.sh", "prod/start.sh", "web.service", "web.service.d/a.conf", "supervisord.conf"),
+]
+FILES = st.dictionaries(
+    st.sampled_from(NAMES),
+    st.one_of(SCRIPT, DOCKERFILE, INI, YAML, MANIFEST.map(json.dumps)),
+    min_size=1,
+)
+
+
+@fuzzed
+@given(FILES)
+def test_directories(tmp_path_factory, capsys, files):
+    directory = tmp_path_factory.mktemp("files")
+    for name, text in files.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_bytes(text.encode("utf-8", "surrogatepass"))
+    status = cli.main(["check", "--format", "json", str(directory)])
+    report = json.loads(capsys.readouterr().out)
+    assert (status == 2) == (not report["judged"] or report["unreadable"] != [])
+
+
 @pytest.mark.parametrize(
     ("name", "strategy"),
     [
+        ("web.yaml", YAML),
         ("start.sh", SCRIPT),
         ("Dockerfile", DOCKERFILE),
         ("Procfile", SCRIPT.map("web: ".__add__)),
@@ -259,6 +302,11 @@ ECHOED = st.lists(
                 "f() { echo f $1; };",
             ),
             *('f "$A";', "true && echo and;", "false || echo or;", "echo ${A:+set} ${B:=given};"),
+            *("[[ $A = x || -z $B && $A = b ]] && echo mixed;", 'echo "${@:2}" ${@:1:1};'),
+            *(
+                "g() { if [ $1 = b ]; then return; fi; echo g; }; g $A; g x;",
+                "[ $A = b -o x = y ] ||",
+            ),
             *('test "$A" != b && echo no;', "[[ $A == [a-z] ]] && echo letter;", "exit;"),
         ]
     ),
