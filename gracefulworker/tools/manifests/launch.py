@@ -17,6 +17,7 @@ whatever else has got the signal; this was tried in PID namespaces.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -235,6 +236,24 @@ def _from_unknown(
     elif (named and name not in _MENTIONING) or (name, *words[1:2]) in STARTERS:
         around.miss(f"{said} may start gunicorn, in a way that is not read here")
     return []
+
+
+def program(words: Sequence[str], around: Surroundings) -> str:
+    """The name of what a command line starts that is not gunicorn: of a shell's text, its last."""
+    name = os.path.basename(words[0])
+    text, arguments = None, words[1:]
+    if name in around.scripts:
+        text = around.scripts[name].text
+    elif name == "sh" or name in SHELLS:
+        at = next((n for n, word in enumerate(words) if re.fullmatch(r"-\w*c", word)), len(words))
+        text, arguments = (*words[at + 1 : at + 2], None)[0], words[at + 3 :]
+    if text is None or around.depth > _MAX_DEPTH:
+        return name
+    with contextlib.suppress(shell.TooMuch):
+        commands = shell.commands(text, around.environ, arguments)
+        if commands:
+            return program(commands[-1].words, replace(around, depth=around.depth + 1))
+    return name
 
 
 def in_text(

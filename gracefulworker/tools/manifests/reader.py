@@ -401,7 +401,7 @@ class Reader:
         elif around.gaps:
             self.not_judged.append(Unjudged(unit.name, unit.place, "; ".join(around.gaps)))
         elif words and (unit.words or image is not None or os.path.basename(words[0]) in PROGRAMS):
-            self.others.append((unit.name, unit.place, os.path.basename(words[0])))
+            self.others.append((unit.name, unit.place, launch.program(words, around)))
         else:
             if image is not None:
                 reason = f"its base image, {image.base}, starts it"
