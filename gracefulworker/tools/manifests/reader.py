@@ -2,15 +2,13 @@
 
 The `Reader` takes in all texts, then finds a `Server` for each gunicorn. What starts something
 else, and what cannot be judged, is kept too, so that nothing is passed over in silence. What may be
-changed here: kinds of workload, which Dockerfile an image is built from, and where settings are
-found.
+changed here: kinds of workload, and where settings are found.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,7 +17,9 @@ from gracefulworker import settings
 from gracefulworker.tools import configuration
 from gracefulworker.tools.manifests import dockerfile, documents, launch, units
 from gracefulworker.tools.manifests.documents import Node
+from gracefulworker.tools.manifests.images import OWN_START, Images
 from gracefulworker.tools.manifests.launch import Launch, Surroundings, Word
+from gracefulworker.tools.manifests.scripts import Scripts
 from gracefulworker.tools.manifests.servers import Cluster, Container, Pod, Server, known_in
 from gracefulworker.tools.manifests.sources import InputError, Place, Source, unrendered
 from gracefulworker.tools.manifests.units import Stop, Unit, referring
@@ -34,29 +34,6 @@ TEMPLATED = frozenset(
 
 #: Kinds that run to their end and serve nobody.
 JOBS = frozenset({"CronJob", "Job"})
-
-#: Images that start a program of their own, whatever else is in the files; by the last part of the
-#: name. Those of the Docker Hub's official ones, and of sidecars, that stand beside web services.
-OWN_START = frozenset(
-    {
-        *("adminer", "alertmanager", "alpine", "busybox", "caddy", "cadvisor", "cassandra"),
-        *("certbot", "clickhouse", "clickhouse-server", "cloud-sql-proxy", "cloudflared"),
-        *("consul", "couchdb", "debian", "dynamodb-local", "elasticsearch", "envoy", "etcd"),
-        *("flower", "fluent-bit", "fluentd", "gce-proxy", "git-sync", "grafana", "haproxy"),
-        *("httpd", "influxdb", "jaeger", "kafka", "keycloak", "kibana", "kong", "localstack"),
-        *("logstash", "loki", "mailhog", "mailpit", "mariadb", "meilisearch", "memcached"),
-        *("memcached-exporter", "minio", "mongo", "mongo-express", "mongodb", "mosquitto"),
-        *("mssql-server", "mysql", "mysqld-exporter", "nats", "neo4j", "nginx"),
-        *("nginx-prometheus-exporter", "nginx-unprivileged", "node-exporter", "oauth2-proxy"),
-        *("openresty", "opensearch", "opentelemetry-collector", "opentelemetry-collector-contrib"),
-        *("otel-collector", "pause", "percona", "pgbackrest", "pgbouncer", "pgvector"),
-        *("phpmyadmin", "portainer", "postgis", "postgres", "postgres-exporter", "postgresql"),
-        *("prometheus", "promtail", "proxyv2", "rabbitmq", "redis", "redis-commander"),
-        *("redis-exporter", "redis-stack", "registry", "selenium", "solr", "squid"),
-        *("statsd-exporter", "timescaledb", "traefik", "ubuntu", "valkey", "varnish", "vault"),
-        *("vector", "wait-for-it", "watchtower", "zipkin", "zookeeper"),
-    }
-)
 
 #: Programs by whose names it is known what an image is given as arguments, if its own ENTRYPOINT is
 #: not; `web` may be a program as well as a word for a script.
@@ -101,8 +78,7 @@ class Reader:
     cluster: Cluster = field(default_factory=Cluster)
     pods: list[Pod] = field(default_factory=list)
     units: list[Unit] = field(default_factory=list)
-    dockerfiles: list[dockerfile.Dockerfile] = field(default_factory=list)
-    scripts: list[Source] = field(default_factory=list)
+    scripts: Scripts = field(default_factory=Scripts)
     procfiles: list[Source] = field(default_factory=list)
     errors: list[InputError] = field(default_factory=list)
     #: Each service with a gunicorn, once, in whatever ways it may be started.
@@ -116,14 +92,12 @@ class Reader:
     notes: list[str] = field(default_factory=list)
     #: A config file that lies beside what was given. It is not run unless the user asks for that.
     config_beside: str | None = None
-    #: Origins of the scripts that something runs.
-    _used: set[tuple[str, int]] = field(default_factory=set)
-    #: Stages of Dockerfiles whose own start is known to be used, or replaced by what is judged.
-    _built_stages: set[tuple[str, int]] = field(default_factory=set)
-    #: Origins of scripts that were taken although others have their name.
-    _ambiguous: dict[tuple[str, int], Source] = field(default_factory=dict)
+    images: Images = field(init=False)
     _systemd: list[Source] = field(default_factory=list)
     _drop_ins: list[Source] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.images = Images(self.scripts, self.images_by_name, self.target)
 
     def add(self, source: Source) -> None:
         """Take in one text."""
@@ -136,7 +110,7 @@ class Reader:
                 if not any(known):
                     self._pass_over(source)
             elif source.kind == "dockerfile":
-                self.dockerfiles.append(dockerfile.read(source))
+                self.images.dockerfiles.append(dockerfile.read(source))
             elif source.kind == "procfile":
                 self.procfiles.append(source)
             elif source.kind == "systemd":
@@ -150,7 +124,7 @@ class Reader:
             elif source.kind == "other":
                 self._pass_over(source)
             else:
-                self.scripts.append(source)
+                self.scripts.add([source])
         except InputError as error:
             self.errors.append(error)
 
@@ -217,7 +191,7 @@ class Reader:
             self.cluster.target_groups.append(document)
         elif kind == "ConfigMap":
             self.cluster.config_maps[name] = document
-            self.scripts += _scripts_of(document)
+            self.scripts.add(_scripts_of(document))
         elif kind in JOBS:
             why = "a job ends by itself, and serves nobody"
             self.not_judged.append(Unjudged(f"{kind} {name}", document.place, why))
@@ -254,7 +228,7 @@ class Reader:
         self._pass_over_inits()
         for unit in self.units:
             found += self._of_unit(unit, all_units, None)
-        for file in self.dockerfiles:
+        for file in self.images.dockerfiles:
             own = self._of_dockerfile(file)
             if own and all_units:
                 self._note(f"{file.file}: no container in the files is known to be of this image")
@@ -262,10 +236,8 @@ class Reader:
         for procfile in self.procfiles:
             found += self._of_procfile(procfile)
         found += self._of_scripts()
-        for origin, source in self._ambiguous.items():
-            if origin in self._used:
-                same = f"there are several scripts called {source.name}"
-                self._note(f"{same}: {source.file} was taken")
+        for note in (*self.images.notes, *self.scripts.notes()):
+            self._note(note)
         return found
 
     def _pods_of_their_own(self) -> list[Pod]:
@@ -285,7 +257,7 @@ class Reader:
         for pod in self._pods_of_their_own():
             for node in pod.spec["initContainers"]:
                 unit = self._unit_of_pod(pod, node)
-                around = self._around(node.file, unit.environ)
+                around = self.scripts.around(node.file, unit.environ)
                 words = [*unit.words, *unit.arguments]
                 is_sidecar = node["restartPolicy"].text == "Always"
                 if is_sidecar and launch.find(words, unit.place, around):
@@ -319,7 +291,7 @@ class Reader:
         )
 
     def _of_unit(self, unit: Unit, all_units: Sequence[Unit], pod: Pod | None) -> list[Server]:
-        image, reason = self._image_of(unit, all_units)
+        image, reason = self.images.of(unit, all_units)
         words, place, environ = [*unit.words, *unit.arguments], unit.place, unit.environ
         sh = dockerfile.shell_of(unit.image)
         if image is not None:
@@ -334,7 +306,7 @@ class Reader:
         elif not unit.words:
             # What its ENTRYPOINT does with them is not known.
             words = [Word.at(getattr(word, "place", place), word) for word in words]
-        around = self._around(place.file, environ, sh, image)
+        around = self.scripts.around(place.file, environ, sh, image)
         launches = launch.find(words, place, around)
         if not launches and not words and environ.get("GUNICORN_CMD_ARGS"):
             # The image starts gunicorn, in a way that nobody has shown us.
@@ -342,7 +314,7 @@ class Reader:
         if image is not None and (
             launches or not (unit.words or unit.arguments) or image.command is None
         ):
-            self._built_stages.add(image.origin)
+            self.images.built.add(image.origin)
         if not launches:
             self._other(unit, words, image, reason, around)
             return []
@@ -384,16 +356,16 @@ class Reader:
 
     def _of_dockerfile(self, file: dockerfile.Dockerfile) -> list[Server]:
         found: list[Server] = []
-        stages = self._stages(file)
+        stages = self.images.stages(file)
         for image in stages:
-            if image.origin in self._built_stages:
+            if image.origin in self.images.built:
                 continue
             start = image.command or image.entrypoint
             name = "the image"
             if len(stages) > 1 or image is not file.stages[-1]:
                 name += f" of stage {image.stage or image.base}"
             place = start.place if start is not None else image.place
-            around = self._around(image.file, image.environ, image.sh, image)
+            around = self.scripts.around(image.file, image.environ, image.sh, image)
             launches = launch.find(image.words, place, around)
             if launches:
                 self._note_gaps(name, around)
@@ -408,20 +380,6 @@ class Reader:
             self.not_judged.append(Unjudged("the Dockerfile", place, "it has no FROM"))
         return found
 
-    def _stages(self, file: dockerfile.Dockerfile) -> list[dockerfile.Image]:
-        """The stages to judge: the target, or the last; else all that start gunicorn."""
-        target = file.stage(self.target) if self.target is not None else None
-        if target is not None:
-            return [target]
-        last = list(file.stages[-1:])
-        if any(self._starts(image) for image in last):
-            return last
-        return [image for image in file.stages if self._starts(image)] or last
-
-    def _starts(self, image: dockerfile.Image) -> bool:
-        around = self._around(image.file, image.environ, image.sh, image)
-        return bool(launch.find(image.words, image.place, around))
-
     def _of_procfile(self, procfile: Source) -> list[Server]:
         found: list[Server] = []
         for number, line in enumerate(procfile.text.splitlines(), 1):
@@ -430,7 +388,7 @@ class Reader:
                 continue
             name = f"process {process.strip()}"
             place = Place(procfile.file, number, process.strip())
-            around = self._around(procfile.file, {})
+            around = self.scripts.around(procfile.file, {})
             # Heroku sends SIGTERM to every process, so no shell can hold it up; SIGKILL 30 s later.
             launches = [replace(one, holders=()) for one in launch.in_text(text, place, around)]
             if launches:
@@ -446,9 +404,7 @@ class Reader:
     def _of_scripts(self) -> list[Server]:
         """The scripts that were named; of those in a directory the ones that something starts."""
         found: list[Server] = []
-        for source in self.scripts:
-            if source.origin in self._used:
-                continue
+        for source in list(self.scripts.unused()):
             place = Place(source.file, source.line, "")
             name = f"script {source.name}"
             if not source.named:
@@ -457,7 +413,7 @@ class Reader:
                     why += "" if source.title else ": name it to have it judged"
                     self.not_judged.append(Unjudged(name, place, why))
                 continue
-            around = self._around(source.file, {})
+            around = self.scripts.around(source.file, {})
             launches = launch.of_script(source, around)
             if launches:
                 self._note_gaps(name, around)
@@ -465,99 +421,6 @@ class Reader:
             else:
                 why = "; ".join(around.gaps) or "it starts no gunicorn by itself"
                 self.not_judged.append(Unjudged(name, place, why))
-        return found
-
-    # -- which image, which script
-
-    def _image_of(
-        self, unit: Unit, all_units: Sequence[Unit]
-    ) -> tuple[dockerfile.Image | None, str]:
-        """The image that a unit is probably of; else why its start is not known.
-
-        What the user or the platform says comes first, then the name of the Dockerfile or of its
-        directory. A single Dockerfile is taken for the only image that nothing else is known of.
-        """
-        if unit.image == "" and unit.dockerfile is None:
-            return None, "it has neither a command nor an image here"
-        reason = f"its image, {unit.image}, starts it: give its Dockerfile too"
-        for name, path in self.images_by_name.items():
-            if name in (unit.base, unit.image, unit.repository):
-                return self._built(path, unit.target), reason
-        for other in all_units:
-            if unit.dockerfile is None and other.dockerfile and other.image == unit.image:
-                return self._built(other.dockerfile, other.target), reason
-        if unit.dockerfile is not None:
-            reason = f"the image of {unit.dockerfile} starts it: give that too"
-            return self._built(unit.dockerfile, unit.target), reason
-        named = [file for file in self.dockerfiles if unit.base in _names(file.file)]
-        if len(named) == 1:
-            return self._stage_of(named[0], unit.target), reason
-        if not self.dockerfiles or unit.base in OWN_START:
-            return None, reason
-        reason = (
-            f"its image, {unit.image}, starts it, and no Dockerfile is called like that: say which "
-            f"one it is, as in {shlex.quote(f'{unit.base}=Dockerfile')}"
-        )
-        candidates = {
-            one.repository for one in all_units if one.image and one.base not in OWN_START
-        }
-        is_claimed = self.images_by_name or any(one.dockerfile for one in all_units)
-        if len(self.dockerfiles) == len(candidates) == 1 and not is_claimed:
-            return self._stage_of(self.dockerfiles[0], unit.target), reason
-        return None, reason
-
-    def _built(self, path: str, target: str) -> dockerfile.Image | None:
-        same = [
-            file
-            for file in self.dockerfiles
-            if os.path.realpath(file.file) == os.path.realpath(path)
-        ]
-        return self._stage_of(same[0], target) if same else None
-
-    def _stage_of(self, file: dockerfile.Dockerfile, target: str) -> dockerfile.Image | None:
-        image = file.stage(target) if target else None
-        stages = [image] if image is not None else self._stages(file)
-        if not stages:
-            return None
-        if stages[0] is not file.stages[-1] and not target and self.target is None:
-            self._note(
-                f"{file.file}: the last stage starts no gunicorn, so the stage "
-                f"{stages[0].stage or stages[0].base} is judged: say which one it is with --target"
-            )
-            self._built_stages |= {stage.origin for stage in stages}
-        return stages[0]
-
-    def _around(
-        self,
-        file: str,
-        environ: Mapping[str, str | None],
-        sh: str = "dash",
-        image: dockerfile.Image | None = None,
-    ) -> Surroundings:
-        """What a command line of `file` is read in: the scripts by the names that they have there.
-
-        What a Dockerfile copies comes first; of several scripts of one name, the nearest is taken.
-        """
-        named: dict[str, list[Source]] = {}
-        for source in self.scripts:
-            named.setdefault(source.name, []).append(source)
-        scripts = {name: self._nearest(same, file) for name, same in named.items()}
-        for path, target in image.copies if image is not None else ():
-            end = os.path.normpath(path)
-            same = [s for s in self.scripts if f"/{os.path.normpath(s.file)}".endswith(f"/{end}")]
-            if same:
-                scripts[os.path.basename(target)] = self._nearest(same, file)
-        return Surroundings(scripts, environ, sh, used=self._used)
-
-    def _nearest(self, sources: Sequence[Source], file: str) -> Source:
-        """The one that has most directories in common with a file."""
-
-        def common(source: Source) -> int:
-            return len(os.path.commonpath([os.path.abspath(source.file), os.path.abspath(file)]))
-
-        found = max(sources, key=common)
-        if any(s.text != found.text for s in sources if common(s) == common(found)):
-            self._ambiguous[found.origin] = found
         return found
 
     # -- settings
@@ -681,16 +544,6 @@ def _task_definition(document: Node) -> tuple[Iterable[Node], str | None] | None
     if listed and all(one["name"].text and one["image"].text for one in listed):
         return listed, None
     return None
-
-
-def _names(file: str) -> set[str]:
-    """What the image of a Dockerfile may be called: as its directory, or as the file itself."""
-    directory, name = os.path.split(os.path.abspath(file))
-    parts = directory.split(os.sep)
-    while parts and parts[-1] in ("docker", ".docker", "build", "deploy", "deployment"):
-        parts.pop()
-    names = {part for part in re.split(r"[.]|(?i:docker|container)file", name) if part}
-    return {*parts[-1:], *(part.strip("-_.") for part in names)} - {""}
 
 
 def _word(node: Node, environ: Mapping[str, str | None]) -> str:

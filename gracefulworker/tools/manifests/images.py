@@ -1,0 +1,139 @@
+"""Which Dockerfile an image is built from, and which of its stages runs.
+
+What may be changed here: the images that are known to start a program of their own, and how names
+are compared.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gracefulworker.tools.manifests import launch
+from gracefulworker.tools.manifests.dockerfile import Dockerfile, Image
+from gracefulworker.tools.manifests.scripts import Scripts
+from gracefulworker.tools.manifests.units import Unit
+
+#: Images that start a program of their own, whatever else is in the files; by the last part of the
+#: name. Those of the Docker Hub's official ones, and of sidecars, that stand beside web services.
+OWN_START = frozenset(
+    {
+        *("adminer", "alertmanager", "alpine", "busybox", "caddy", "cadvisor", "cassandra"),
+        *("certbot", "clickhouse", "clickhouse-server", "cloud-sql-proxy", "cloudflared"),
+        *("consul", "couchdb", "debian", "dynamodb-local", "elasticsearch", "envoy", "etcd"),
+        *("flower", "fluent-bit", "fluentd", "gce-proxy", "git-sync", "grafana", "haproxy"),
+        *("httpd", "influxdb", "jaeger", "kafka", "keycloak", "kibana", "kong", "localstack"),
+        *("logstash", "loki", "mailhog", "mailpit", "mariadb", "meilisearch", "memcached"),
+        *("memcached-exporter", "minio", "mongo", "mongo-express", "mongodb", "mosquitto"),
+        *("mssql-server", "mysql", "mysqld-exporter", "nats", "neo4j", "nginx"),
+        *("nginx-prometheus-exporter", "nginx-unprivileged", "node-exporter", "oauth2-proxy"),
+        *("openresty", "opensearch", "opentelemetry-collector", "opentelemetry-collector-contrib"),
+        *("otel-collector", "pause", "percona", "pgbackrest", "pgbouncer", "pgvector"),
+        *("phpmyadmin", "portainer", "postgis", "postgres", "postgres-exporter", "postgresql"),
+        *("prometheus", "promtail", "proxyv2", "rabbitmq", "redis", "redis-commander"),
+        *("redis-exporter", "redis-stack", "registry", "selenium", "solr", "squid"),
+        *("statsd-exporter", "timescaledb", "traefik", "ubuntu", "valkey", "varnish", "vault"),
+        *("vector", "wait-for-it", "watchtower", "zipkin", "zookeeper"),
+    }
+)
+
+
+@dataclass
+class Images:
+    """All Dockerfiles, and what is known of their stages.
+
+    :param by_name: the Dockerfile of an image, where the user said it.
+    :param target: the stage of a Dockerfile that is built, where the user said it.
+    """
+
+    scripts: Scripts
+    by_name: Mapping[str, str]
+    target: str | None
+    dockerfiles: list[Dockerfile] = field(default_factory=list)
+    #: Stages whose own start is known to be used, or replaced by what is judged.
+    built: set[tuple[str, int]] = field(default_factory=set)
+    #: Sentences about what could not be told.
+    notes: list[str] = field(default_factory=list)
+
+    def of(self, unit: Unit, all_units: Sequence[Unit]) -> tuple[Image | None, str]:
+        """The image that a unit is probably of; else why its start is not known.
+
+        What the user or the platform says comes first, then the name of the Dockerfile or of its
+        directory. A single Dockerfile is taken for the only image that nothing else is known of.
+        """
+        if unit.image == "" and unit.dockerfile is None:
+            return None, "it has neither a command nor an image here"
+        reason = f"its image, {unit.image}, starts it: give its Dockerfile too"
+        for name, path in self.by_name.items():
+            if name in (unit.base, unit.image, unit.repository):
+                return self._built(path, unit.target), reason
+        for other in all_units:
+            if unit.dockerfile is None and other.dockerfile and other.image == unit.image:
+                return self._built(other.dockerfile, other.target), reason
+        if unit.dockerfile is not None:
+            reason = f"the image of {unit.dockerfile} starts it: give that too"
+            return self._built(unit.dockerfile, unit.target), reason
+        named = [file for file in self.dockerfiles if unit.base in _names(file.file)]
+        if len(named) == 1:
+            return self._stage_of(named[0], unit.target), reason
+        if not self.dockerfiles or unit.base in OWN_START:
+            return None, reason
+        reason = (
+            f"its image, {unit.image}, starts it, and no Dockerfile is called like that: say which "
+            f"one it is, as in {shlex.quote(f'{unit.base}=Dockerfile')}"
+        )
+        candidates = {
+            one.repository for one in all_units if one.image and one.base not in OWN_START
+        }
+        is_claimed = self.by_name or any(one.dockerfile for one in all_units)
+        if len(self.dockerfiles) == len(candidates) == 1 and not is_claimed:
+            return self._stage_of(self.dockerfiles[0], unit.target), reason
+        return None, reason
+
+    def _built(self, path: str, target: str) -> Image | None:
+        same = [
+            file
+            for file in self.dockerfiles
+            if os.path.realpath(file.file) == os.path.realpath(path)
+        ]
+        return self._stage_of(same[0], target) if same else None
+
+    def _stage_of(self, file: Dockerfile, target: str) -> Image | None:
+        image = file.stage(target) if target else None
+        stages = [image] if image is not None else self.stages(file)
+        if not stages:
+            return None
+        if stages[0] is not file.stages[-1] and not target and self.target is None:
+            self.notes.append(
+                f"{file.file}: the last stage starts no gunicorn, so the stage "
+                f"{stages[0].stage or stages[0].base} is judged: say which one it is with --target"
+            )
+            self.built |= {stage.origin for stage in stages}
+        return stages[0]
+
+    def stages(self, file: Dockerfile) -> list[Image]:
+        """The stages to judge: the target, or the last; else all that start gunicorn."""
+        target = file.stage(self.target) if self.target is not None else None
+        if target is not None:
+            return [target]
+        last = list(file.stages[-1:])
+        if any(self._starts(image) for image in last):
+            return last
+        return [image for image in file.stages if self._starts(image)] or last
+
+    def _starts(self, image: Image) -> bool:
+        around = self.scripts.around(image.file, image.environ, image.sh, image)
+        return bool(launch.find(image.words, image.place, around))
+
+
+def _names(file: str) -> set[str]:
+    """What the image of a Dockerfile may be called: as its directory, or as the file itself."""
+    directory, name = os.path.split(os.path.abspath(file))
+    parts = directory.split(os.sep)
+    while parts and parts[-1] in ("docker", ".docker", "build", "deploy", "deployment"):
+        parts.pop()
+    names = {part for part in re.split(r"[.]|(?i:docker|container)file", name) if part}
+    return {*parts[-1:], *(part.strip("-_.") for part in names)} - {""}
