@@ -331,5 +331,7 @@ def test_a_text_is_followed_as_bash_runs_it(text):
     found = shell.commands(script, {"A": "b", "B": ""}, [])
     if any(command.condition for command in found):
         return
+    # A function that has not been defined is a command that bash does not find.
+    found = [command for command in found if command.words[0] == "command_of_nobody"]
     ours = ["".join(f"<{word}>" for word in command.words[1:]) or "<>" for command in found]
     assert ours == ran.stdout.splitlines()
