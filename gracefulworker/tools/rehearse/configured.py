@@ -135,12 +135,14 @@ def _load() -> Configured:
     os.environ.update(cfg.env)
     name = cfg.worker_class_str
     if cfg.daemon:
-        return Configured(name, trouble="daemon = True takes a pod away: leave it out here")
+        return Configured(
+            name, trouble="daemon = True takes a pod away, as it would a container: leave it out"
+        )
     if cfg.is_ssl:
         return Configured(
             name,
-            trouble="certfile and keyfile are set, and the clients here speak plain HTTP: leave"
-            " them out, as behind a proxy that ends TLS",
+            trouble="certfile and keyfile are set, and the clients here speak plain HTTP: empty"
+            " them, as behind a proxy that ends TLS: -- --certfile= --keyfile=",
         )
     try:
         # Not through Config.__getattr__, which makes an AttributeError into the name itself.

@@ -224,7 +224,7 @@ class ClusterRollout:
         self._clients.start()
         self._begin = self._journal.now()
         self.tell(f"{len(old)} pods are there, the load begins")
-        await asyncio.sleep(self._plan.warm_up)
+        await self._clients.warm_up()
         if only_watch:
             await self._wait_for_others(within)
         else:
