@@ -133,7 +133,7 @@ def test_a_load_that_is_too_much_is_exit_status_2(rehearse):
     rehearsal = rehearse(*options)
     assert rehearsal.end() == 2, rehearsal.said
     said = " ".join(rehearsal.said.split())
-    assert "does not keep up with the load: after 2 s" in said
+    assert "does not keep up with the load: after 4.0 s" in said
     assert "gets SIGTERM" not in said
 
 
@@ -239,6 +239,10 @@ def test_the_end_behind_kube_proxys_rules_leaves_nothing(rehearse):
             "give one with -k, such as gracefulworker.uvicorn",
         ),
         (["-k", "subclasses.Nobody"], "there is no worker class subclasses.Nobody ("),
+        (
+            ["-k", "nobodys.Worker"],
+            "worker class nobodys.Worker cannot be loaded: ModuleNotFoundError: No module named",
+        ),
         (["--against", "bogus"], "there is no worker class bogus ("),
         (["--header", "Host"], "'Host' is not 'NAME: VALUE'"),
         (["--header", "Content-Length: 3"], "leave Content-Length to the rehearsal"),
@@ -251,6 +255,10 @@ def test_the_end_behind_kube_proxys_rules_leaves_nothing(rehearse):
         (
             ["--stream", "/endless", "--timeout", "1", "--", "--threads", "1"],
             "; GET /endless may hold all threads of a pod: -- --threads 8",
+        ),
+        (
+            ["--path", "/endless", "--stream", "/endless", "--timeout", "1"],
+            "GET /endless has no end of its own in 1 s, and is not for clients who wait for one",
         ),
         (["--path", "/account"], "302: it redirects to /login: --path PATH, or a --header"),
         (["--path", "/plain"], "--header 'X-Forwarded-Proto: https'"),
@@ -409,6 +417,12 @@ def test_streams_without_an_end_end_with_their_pods(rehearse):
     ) in said
 
 
+def test_a_stream_without_an_end_may_be_all_there_is(rehearse):
+    rehearsal = rehearse("--path", "/broken", "--stream", "/events", "--ready-path", "/events")
+    assert rehearsal.end() == 2, rehearsal.said
+    assert "GET /broken was answered 500 before" in " ".join(rehearsal.said.split()), "it was ready"
+
+
 def test_streams_that_are_cut_are_lost(rehearse):
     rehearsal = rehearse(
         "--pods", "1", "--stream", "/endless", "--timeout", "3", "--", "--graceful-timeout", "1"
@@ -416,7 +430,8 @@ def test_streams_that_are_cut_are_lost(rehearse):
     assert rehearsal.end() == 1, rehearsal.said
     said = " ".join(rehearsal.said.split())
     assert re.search(r"cut: \d+ \(the application has to look at gracefulworker\.draining", said)
-    assert "pod 1 exited with status 5 (a request was cut)" in said
+    assert "pod 1 exited with status 5" in said
+    assert "The end of pod 1's log:" in said and "stopped: cut after" in said
     assert "truncated: the answer broke off" in said
     assert rehearsal.rollout()["endings"]["truncated"] > 0
 

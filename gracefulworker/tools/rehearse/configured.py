@@ -149,6 +149,8 @@ def _load() -> Configured:
         worker = type(cfg).worker_class.fget(cfg)
     except (RuntimeError, AttributeError) as error:
         reason = str(error).strip(" \n]").splitlines()[-1]
+        if isinstance(error, RuntimeError) and not reason.endswith("not found"):
+            return Configured(name, trouble=f"the worker class {name} cannot be loaded: {reason}")
         return Configured(
             name,
             trouble=f"there is no worker class {name} ({reason}): name one of sync, gthread and"

@@ -29,6 +29,9 @@ from pathlib import Path
 PROBE_PERIOD = 0.05
 PROBE_TIMEOUT = 5.0
 
+#: Bytes that it reads, as the kubelet's: an answer may have no end.
+PROBE_BODY = 10240
+
 #: Where a pod of ours stands, by what a log line says somewhere (it may be in JSON).
 PHASE_LINES = {
     "lame_duck": re.compile(r"lame duck: .+ received, serving"),
@@ -68,6 +71,8 @@ _MISMATCH = re.compile(r"missing 1 required positional argument: '(?:send|start_
 
 #: What to do about an exception.
 ADVICE = {
+    "class uri 'gracefulworker' invalid": "give -k gracefulworker.gthread, or put the line `import"
+    " gracefulworker` into gunicorn.conf.py",
     "argument: 'send'": "the application is an ASGI one: -k gracefulworker.uvicorn",
     "argument: 'start_response'": "the application is a WSGI one: -k gracefulworker.gthread",
     "No module named": "it has to be installed in this environment, or be in this directory (else"
@@ -230,7 +235,7 @@ class Pod:
         try:
             writer.write(request.encode())
             line = await reader.readline()
-            await reader.read()
+            await reader.read(PROBE_BODY)
         except OSError:
             return 0
         finally:
@@ -243,11 +248,15 @@ class Pod:
         lines = [line for _, line in self.log]
         reason = why(lines)
         words = f": {reason}" if reason else ""
-        if lines:
-            words += "\n".join([f"\nThe end of {self.name}'s log:", *lines[-TAIL:]])
-            if not reason:
-                words += "\n(That came to stdout and stderr; the application may log elsewhere.)"
+        words = "\n".join([words, *self.tail()])
+        if lines and not reason:
+            words += "\n(That came to stdout and stderr; the application may log elsewhere.)"
         return words
+
+    def tail(self) -> list[str]:
+        """The end of its log, with a heading; empty if there is none."""
+        lines = [line for _, line in self.log[-TAIL:]]
+        return [f"The end of {self.name}'s log:", *lines] if lines else []
 
     def is_leaving(self, at: float) -> bool:
         """Whether it had got SIGTERM and was still an endpoint, at that time."""

@@ -18,7 +18,6 @@ from rich.table import Table
 from rich.text import Text
 
 import gracefulworker
-from gracefulworker.phases import EXIT_CUT
 from gracefulworker.tools.rehearse import clients, journal
 from gracefulworker.tools.rehearse.clients import ENDLESS
 from gracefulworker.tools.rehearse.journal import Ending, Journal, Track
@@ -67,6 +66,8 @@ def show(console: Console, results: list[Result]) -> None:
         console.print(verdict(result))
         if line := streams(result):
             console.print(line, markup=False)
+        for line in result.failed_pods[0].tail() if result.failed_pods else ():
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def verdict(result: Result) -> Text:
@@ -80,11 +81,8 @@ def verdict(result: Result) -> Text:
     killed = sum("sigkill" in pod.marks for pod in result.old_pods)
     if killed:
         text += f"; {killed} of {len(result.old_pods)} pods had to be killed"
-    failed = [pod for pod in result.old_pods if pod.status != 0 and "sigkill" not in pod.marks]
-    if failed:
-        status = failed[0].status
-        what = " (a request was cut)" if status == EXIT_CUT and _is_ours(failed[0].marks) else ""
-        text += f"; {failed[0].name} exited with status {status}{what}"
+    if failed := result.failed_pods:
+        text += f"; {failed[0].name} exited with status {failed[0].status}"
     early = [pod for pod in result.old_pods if _gate_before_endpoint(pod)]
     if journal.lost and early:
         text += (

@@ -79,6 +79,11 @@ class Result:
         """Those that were replaced."""
         return [pod for pod in self.pods if "sigterm" in pod.marks]
 
+    @property
+    def failed_pods(self) -> list[Pod]:
+        """Old ones that went by themselves, with another status than 0."""
+        return [pod for pod in self.old_pods if pod.status and "sigkill" not in pod.marks]
+
     def overtime(self, pod: Pod) -> float:
         """Seconds from the last active request, or the end of the delay, to the exit."""
         since = max(self.journal.last_active(pod.name), pod.marks.get("gate", pod.marks["sigterm"]))
@@ -120,9 +125,8 @@ class Result:
     @property
     def clean(self) -> bool:
         """Nothing was lost, and each old pod went by itself with status 0."""
-        return not self.journal.lost and all(
-            pod.status == 0 and "sigkill" not in pod.marks for pod in self.old_pods
-        )
+        killed = any("sigkill" in pod.marks for pod in self.old_pods)
+        return not (self.journal.lost or killed or self.failed_pods)
 
 
 async def rehearse(
