@@ -288,6 +288,14 @@ def test_why_a_pod_did_not_start(text, reason):
     assert found.startswith(reason) and bool(found) == bool(reason)
 
 
+def test_the_last_words_of_a_process_are_an_exceptions():
+    text = (
+        "Traceback (most recent call last):\n  x\nshop.Unset: two\nTILL_URL\n  missing".splitlines()
+    )
+    assert why(text, is_over=True) == "shop.Unset: two TILL_URL missing"
+    assert why(text) == why([*text, "[2026-11-22] more"], is_over=True) == "shop.Unset: two"
+
+
 def test_the_rules_are_those_of_kube_proxy():
     """As `iptables-save` shows them on a node."""
     service, endpoint = "KUBE-SVC-[A-Z2-7]{16}", "KUBE-SEP-[A-Z2-7]{16}"

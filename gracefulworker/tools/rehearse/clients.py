@@ -57,6 +57,7 @@ ADVICE = {
     404: "nothing is there: --path PATH, or --requests FILE, with what is",
     405: "it takes other methods: --requests FILE, with METHOD PATH BODY on each line",
     406: "it answers with other types: --header 'Accept: application/json'",
+    409: "it takes this only once: --path PATH, or --requests FILE, with what may be repeated",
     413: "it takes no body of that size: --requests FILE, with a shorter one, in place of --upload",
     415: "it takes no {type}, as which it was sent: what is JSON or a form is sent as that, and for"
     " others there is --header 'Content-Type: TYPE'",

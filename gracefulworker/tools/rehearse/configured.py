@@ -101,7 +101,7 @@ def load(app: str, options: tuple[str, ...], worker: str | None) -> Configured:
         raise ValueError(f"the config file has not run to its end in {PATIENCE:g} s") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        reason = why(lines)
+        reason = why(lines, is_over=True)
         sentence = f"gunicorn refuses this configuration{reason and f': {reason}'}"
         raise ValueError("\n".join([sentence, *lines[-LINES:]]))
     found = Configured(**json.loads(done.stdout))

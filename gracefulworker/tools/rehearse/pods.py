@@ -86,8 +86,11 @@ class NotReady(Exception):
     """The pod cannot be rehearsed with; the argument is a sentence, followed by its log."""
 
 
-def why(log: list[str]) -> str:
-    """What a log says of the reason for its end: an exception, or the variable that is missing."""
+def why(log: list[str], *, is_over: bool = False) -> str:
+    """What a log says of the reason for its end: an exception, or the variable that is missing.
+
+    :param is_over: the process has ended, so that an exception may be the last of its words.
+    """
     reason = ""
     in_traceback = in_environ = False
     for number, line in enumerate(log):
@@ -99,16 +102,18 @@ def why(log: list[str]) -> str:
             missing = re.fullmatch(r"KeyError: '(\w+)'", line)
             if in_environ and missing:
                 return f"the variable {missing[1]} is not set: set it for this command"
-            reason = _in_full(line, log[number + 1 :])
+            reason = _in_full(line, log[number + 1 :], is_over=is_over)
             in_traceback = in_environ = False
     for words, advice in ADVICE.items():
         if words in reason:
-            reason += f": {advice}"
+            reason = f"{reason.rstrip(' :')}: {advice}"
     return reason
 
 
-def _in_full(line: str, following: list[str]) -> str:
+def _in_full(line: str, following: list[str], *, is_over: bool) -> str:
     """An exception's last line, with what else it says: up to where gunicorn repeats that."""
+    if is_over and not any(later.startswith("[") for later in following):
+        return " ".join([line, *map(str.strip, following[:TAIL])])
     kind, _, message = line.partition(": ")
     for number, later in enumerate(following[:TAIL]):
         if message and later.startswith(message):
@@ -246,7 +251,7 @@ class Pod:
     def last_words(self) -> str:
         """What its log says of a failure, and the tail of it, to follow a sentence."""
         lines = [line for _, line in self.log]
-        reason = why(lines)
+        reason = why(lines, is_over=self.gone.done())
         words = f": {reason}" if reason else ""
         words = "\n".join([words, *self.tail()])
         if lines and not reason:
