@@ -284,16 +284,15 @@ KeyError: 'DATABASE_URL'
     ],
 )
 def test_why_a_pod_did_not_start(text, reason):
-    found = why(text.splitlines())
+    found = why(text.splitlines(), is_over=True)
     assert found.startswith(reason) and bool(found) == bool(reason)
 
 
-def test_the_last_words_of_a_process_are_an_exceptions():
-    text = (
-        "Traceback (most recent call last):\n  x\nshop.Unset: two\nTILL_URL\n  missing".splitlines()
-    )
-    assert why(text, is_over=True) == "shop.Unset: two TILL_URL missing"
-    assert why(text) == why([*text, "[2026-11-22] more"], is_over=True) == "shop.Unset: two"
+def test_what_follows_an_exception_belongs_to_it_if_the_process_has_ended():
+    text = "Traceback (most recent call last):\n  x\nshop.Unset: two\nTILL_URL\n  missing"
+    lines = [*text.splitlines(), "[2026-11-22 10:43:12 +0000] [7] [INFO] Worker exiting (pid: 7)"]
+    assert why(lines, is_over=True) == "shop.Unset: two TILL_URL missing"
+    assert why(lines) == "shop.Unset: two"
 
 
 def test_the_rules_are_those_of_kube_proxy():

@@ -99,10 +99,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rollout = parser.add_argument_group("the rollout (times in seconds)")
     number(rollout, "--pods", int, 3, 1, 10, "how many there are")
     number(rollout, "--lag", float, 3.0, 0, 60, "from SIGTERM until a pod is chosen no more")
-    number(rollout, "--warm-up", float, 2.0, 0, 60, "of load before the first pod is replaced")
+    number(
+        rollout,
+        "--warm-up",
+        float,
+        2.0,
+        0,
+        60,
+        "of load, or more, before the first pod is replaced",
+    )
     number(rollout, "--grace", float, 30.0, 0, 900, "from SIGTERM to SIGKILL")
     rollout.add_argument(
         "--ready-path",
+        type=path_of,
         metavar="PATH",
         help="the readiness probe's (default: as graceful_readiness_path and graceful_probe_bind"
         " say, else /)",

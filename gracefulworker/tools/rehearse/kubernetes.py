@@ -223,7 +223,7 @@ class ClusterRollout:
             self.tell(sentence)
         self._clients.start()
         self._begin = self._journal.now()
-        self.tell(f"{len(old)} pods are there, the load begins")
+        self.tell(f"pods: {len(old)}; the load begins")
         await self._clients.warm_up()
         if only_watch:
             await self._wait_for_others(within)

@@ -54,14 +54,15 @@ TAIL = 15
 
 #: So many workers of a pod that is not ready yet end by themselves before it is given up.
 FALLEN = 20
-_FELL = re.compile(r"Worker \(pid: ?\d+\) (?:exited with code [1-9]|was sent)")
+_FELL = re.compile(r"Worker \(pid: ?(\d+)\) (?:exited with code [1-9]|was sent)")
 
 #: The variable that all processes of a pod have in their environment.
 MARK = "GRACEFULWORKER_REHEARSAL"
 
 #: An exception's last line, where it is not a traceback's: as gunicorn writes it.
 _RAISED = re.compile(
-    r"(?:gunicorn: e|E|TypeE)rror: .+|Failed to (?:find|parse) .+|Application object must be .+"
+    r"(?:gunicorn: e|E|TypeE)rror: .+|Failed to find (?:attribute|application object).+"
+    r"|Failed to parse .+ as an attribute.+|Application object must be callable\."
 )
 #: The frame in which os.environ does not find a name.
 _IN_ENVIRON = re.compile(r'  File "(?:.*\bos\.py|<frozen os>)", line \d+, in __getitem__')
@@ -89,7 +90,7 @@ class NotReady(Exception):
 def why(log: list[str], *, is_over: bool = False) -> str:
     """What a log says of the reason for its end: an exception, or the variable that is missing.
 
-    :param is_over: the process has ended, so that an exception may be the last of its words.
+    :param is_over: the process has ended by it, so that the lines that follow belong to it.
     """
     reason = ""
     in_traceback = in_environ = False
@@ -102,7 +103,7 @@ def why(log: list[str], *, is_over: bool = False) -> str:
             missing = re.fullmatch(r"KeyError: '(\w+)'", line)
             if in_environ and missing:
                 return f"the variable {missing[1]} is not set: set it for this command"
-            reason = _in_full(line, log[number + 1 :], is_over=is_over)
+            reason = _in_full(line, log[number + 1 :]) if is_over else line
             in_traceback = in_environ = False
     for words, advice in ADVICE.items():
         if words in reason:
@@ -110,15 +111,21 @@ def why(log: list[str], *, is_over: bool = False) -> str:
     return reason
 
 
-def _in_full(line: str, following: list[str], *, is_over: bool) -> str:
-    """An exception's last line, with what else it says: up to where gunicorn repeats that."""
-    if is_over and not any(later.startswith("[") for later in following):
-        return " ".join([line, *map(str.strip, following[:TAIL])])
+def _in_full(line: str, following: list[str]) -> str:
+    """An exception's last line, with what else it says: up to the next line of gunicorn's.
+
+    That may be the same once more, of a SyntaxError with its place.
+    """
     kind, _, message = line.partition(": ")
-    for number, later in enumerate(following[:TAIL]):
+    rest = []
+    for later in following[:TAIL]:
+        if later.startswith("["):
+            break
         if message and later.startswith(message):
-            return " ".join([f"{kind}: {later}", *map(str.strip, following[:number])])
-    return line
+            line = f"{kind}: {later}"
+            break
+        rest.append(later.strip())
+    return " ".join([line, *rest])
 
 
 @dataclass
@@ -226,8 +233,9 @@ class Pod:
         lines = [line for _, line in self.log]
         if any(map(_MISMATCH.search, lines)):
             return f"{self.name} cannot serve this application"
-        if sum(bool(_FELL.search(line)) for line in lines) >= FALLEN:
-            return f"{FALLEN} workers of {self.name} have ended at its start"
+        fallen = {fell[1] for line in lines if (fell := _FELL.search(line))}
+        if len(fallen) >= FALLEN:
+            return f"{len(fallen)} workers of {self.name} have ended at its start"
         return ""
 
     async def _probe(self, address: tuple[str, int], path: str) -> int:
