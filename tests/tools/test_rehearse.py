@@ -9,7 +9,7 @@ import socket
 
 import pytest
 from harness.documents import ROOT
-from harness.rehearsals import MOMENTS, PATIENCE, needs_kube_proxy, networks
+from harness.rehearsals import HERE, MOMENTS, PATIENCE, needs_kube_proxy, networks
 
 from gracefulworker.tools.cli.rehearse import command_line
 
@@ -310,6 +310,20 @@ def test_a_pod_that_does_not_start_says_why(rehearse, tmp_path, app, text, sente
     said = " ".join(rehearsal.said.split())
     assert sentence in said
     assert "The end of pod 1's log:" in said
+
+
+def test_the_other_side_that_does_not_start_is_the_last_word(rehearse, tmp_path):
+    (tmp_path / "till.py").write_text(
+        "import sys\nfrom rehearsed import app\n"
+        "if 'gevent' in sys.argv: raise LookupError('no till beside that')\n"
+    )
+    there = ["--pythonpath", f"{tmp_path},{HERE}"]
+    rehearsal = rehearse("--pods", "1", "--against", "gevent", "--", *there, app="till:app")
+    assert rehearsal.end() == 2
+    said = " ".join(rehearsal.said.split())
+    assert re.search(r"gthread lost 0 of \d+ .* Cannot rehearse gevent: pod 1 exited", said)
+    assert "at its start: LookupError: no till beside that" in said
+    assert rehearsal.rollout()["lost"] == 0, "what there is, is written"
 
 
 def binding(tmp_path) -> list[str]:

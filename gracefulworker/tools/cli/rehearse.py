@@ -249,23 +249,31 @@ async def _main(arguments: argparse.Namespace, plan: Plan, sides: list[Configure
             markup=False,
         )
     results: list[Result] = []
-    failed = False
+    trouble = ""
     try:
         for side in sides:
             own = _plan_of(side, plan, arguments.ready_path)
             results.append(await _one(arguments, own, side.worker, console))
     except (NotReady, Unusable, NoNetwork) as error:
-        sentence, *more = str(error).splitlines()
-        console.print(f"Cannot rehearse: {sentence}", style="bold red", markup=False)
-        for line in more:
-            console.print(line, markup=False, soft_wrap=True)
-        failed = True
+        trouble = str(error)
+    written = True
     if results:
         report.show(console, results)
-        failed |= not write(arguments, report.as_json(results, command_line(sys.argv[1:])), console)
-    if failed:
+        data = report.as_json(results, command_line(sys.argv[1:]))
+        written = write(arguments, data, console)
+    if trouble:
+        tell_trouble(console, f"Cannot rehearse {sides[len(results)].worker}", trouble)
+    if trouble or not written:
         return UNUSABLE
     return 0 if results[0].clean else LOST
+
+
+def tell_trouble(console: Console, what: str, trouble: str) -> None:
+    """Why there is no result, or no whole one: a sentence, and lines that follow it."""
+    sentence, *more = trouble.splitlines()
+    console.print(f"{what}: {sentence}", style="bold red", markup=False)
+    for line in more:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def asked(plan: Plan) -> str:

@@ -176,11 +176,8 @@ async def _main(
         ended = 0 if result.clean else common.LOST
         status = status or (ended if written else common.UNUSABLE)
     if trouble:
-        sentence, *more = trouble.splitlines()
-        how = "Not to its end" if result else "Cannot rehearse"
-        console.print(f"{how}: {sentence}", style="bold red", markup=False)
-        for line in more:
-            console.print(line, markup=False, soft_wrap=True)
+        what = "Not to its end" if result else "Cannot rehearse"
+        common.tell_trouble(console, what, trouble)
     if status == common.INTERRUPTED:
         console.print(f"Interrupted; {target.workload} is left to itself.", style="bold")
     return status
