@@ -35,7 +35,7 @@ PATIENCE = 60.0
 #: Lines during which somebody may press Ctrl-C.
 MOMENTS = (
     "The picture will be here",
-    "2 pods are ready, the load begins",
+    "all pods are ready, the load begins",
     "pod 3 is ready",
     "pod 1 is no endpoint any more",
     "pod 1 has exited",

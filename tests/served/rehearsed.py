@@ -8,6 +8,7 @@ import time
 import gracefulworker
 
 SPOILT = itertools.count()
+MOODS = itertools.count()
 
 
 def app(environ, start_response):
@@ -15,6 +16,9 @@ def app(environ, start_response):
     body = environ["wsgi.input"].read() or path.encode()
     if path == "/broken":
         start_response("500 Internal Server Error", [("Content-Length", "0")])
+        return []
+    if path == "/moody" and next(MOODS) % 8 == 7:
+        start_response("503 Service Unavailable", [("Content-Length", "0")])
         return []
     if path == "/raises":
         raise LookupError("no such thing as a till")
@@ -50,15 +54,18 @@ LEADS_TO = {"/account": "/login", "/plain": "https://shop.example/plain"}
 
 def api(environ, body, start_response):
     """Wants a token, and JSON that is called so."""
-    status = "200 OK"
+    status, said = "200 OK", b""
     if environ.get("HTTP_AUTHORIZATION") != "Bearer open sesame":
         status = "401 Unauthorized"
     elif environ.get("CONTENT_TYPE") != "application/json":
         status = "415 Unsupported Media Type"
     elif "item" not in json.loads(body):
-        status = "422 Unprocessable Content"
-    start_response(status, [("Content-Length", "0")])
-    return []
+        status, said = (
+            "422 Unprocessable Content",
+            b"<title>422</title>item is missing &amp; wanted\n",
+        )
+    start_response(status, [("Content-Length", str(len(said)))])
+    return [said]
 
 
 def events(are_over):

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 from harness.documents import ROOT
-from harness.rehearsals import MOMENTS, needs_kube_proxy, networks
+from harness.rehearsals import HERE, MOMENTS, PATIENCE, needs_kube_proxy, networks
 
 from gracefulworker.tools.cli.rehearse import command_line
 
@@ -87,6 +87,15 @@ def test_a_loss_on_our_side_is_exit_status_1(rehearse):
     rehearsal = rehearse("-k", "sync")
     assert rehearsal.end() == 1, rehearsal.said
     assert rehearsal.rollout()["lost"] > 0
+    said = " ".join(rehearsal.said.split())
+    assert ": a new connection was reset before a byte" in said or "nobody listened" in said
+
+
+def test_a_configuration_with_another_worker_class_is_told_of_ours(rehearse):
+    rehearsal = rehearse("--pods", "1", config='worker_class = "gthread"\n')
+    assert rehearsal.end() == 1, rehearsal.said
+    said = " ".join(rehearsal.said.split())
+    assert "side by side: -k gracefulworker.gthread --against gthread" in said
 
 
 def test_a_pod_that_must_be_killed_is_exit_status_1(rehearse):
@@ -109,6 +118,23 @@ def test_a_body_that_differs_by_itself_is_not_compared(rehearse, path):
 def test_of_a_single_pod_nobody_knows_what_differs(rehearse):
     rehearsal = rehearse("--pods", "1", "--path", "/pid")
     assert rehearsal.end() == 0, rehearsal.said
+
+
+def test_what_was_lost_before_is_told_apart(rehearse):
+    rehearsal = rehearse("--pods", "1", "--path", "/moody", "--warm-up", "1")
+    assert rehearsal.end() == 1, rehearsal.said
+    said = " ".join(rehearsal.said.split())
+    assert re.search(r"; \d+ of them before any pod got SIGTERM", said)
+    assert "503: an answer of 500 or more" in said
+
+
+def test_a_load_that_is_too_much_is_exit_status_2(rehearse):
+    options = ["--pods", "1", "--path", "/slow", "--warm-up", "2", "--", "--threads", "1"]
+    rehearsal = rehearse(*options)
+    assert rehearsal.end() == 2, rehearsal.said
+    said = " ".join(rehearsal.said.split())
+    assert "does not keep up with the load: after 4.0 s" in said
+    assert "gets SIGTERM" not in said
 
 
 def test_a_path_that_is_not_there_is_named(rehearse, tmp_path):
@@ -193,17 +219,30 @@ def test_the_end_behind_kube_proxys_rules_leaves_nothing(rehearse):
     [
         (["--", "--bind", ":80"], "leave --bind to the rehearsal"),
         (["--", "-b:80"], "leave -b:80 to the rehearsal"),
-        (["--html", "/nowhere/x.html"], "/nowhere/x.html cannot be written"),
-        (["--requests", "/nowhere/requests"], "No such file"),
+        (["--html", "/nowhere/x.html"], "/nowhere/x.html cannot be written: No such file"),
+        (["--json", "/"], "/ cannot be written: Is a directory"),
+        (["--json", "/proc/x.json"], "/proc/x.json cannot be written: "),
+        (["--requests", "/nowhere/requests"], "--requests /nowhere/requests: No such file"),
+        (["--path", "shop"], "--path: 'shop' does not begin with /"),
+        (["--slow", "/sh\xf6p?a=b c"], "has to be percent-encoded: /sh%C3%B6p?a=b%20c"),
+        (["--threads", "8"], "--threads 8 (gunicorn's own stand behind --)"),
+        (["--upload", "/missing"], "the slow upload is not answered with success before the"),
         (["--pods", "0"], "0 is not from 1 to 10"),
         (["--only-watch"], "--only-watch goes with --kubernetes"),
-        (["-k", "subclasses.Gthread", "--against", "stock"], "name the class that is beside"),
+        (
+            ["-k", "subclasses.Gthread", "--against", "stock"],
+            "which class is stock beside it: name that, such as",
+        ),
         (["-k", "sync", "--against", "stock"], "gthread is no worker class of gracefulworker"),
         (
             ["-k", "uvicorn_worker.UvicornWorker", "--against", "stock"],
             "give one with -k, such as gracefulworker.uvicorn",
         ),
         (["-k", "subclasses.Nobody"], "there is no worker class subclasses.Nobody ("),
+        (
+            ["-k", "nobodys.Worker"],
+            "worker class nobodys.Worker cannot be loaded: ModuleNotFoundError: No module named",
+        ),
         (["--against", "bogus"], "there is no worker class bogus ("),
         (["--header", "Host"], "'Host' is not 'NAME: VALUE'"),
         (["--header", "Content-Length: 3"], "leave Content-Length to the rehearsal"),
@@ -217,11 +256,15 @@ def test_the_end_behind_kube_proxys_rules_leaves_nothing(rehearse):
             ["--stream", "/endless", "--timeout", "1", "--", "--threads", "1"],
             "; GET /endless may hold all threads of a pod: -- --threads 8",
         ),
+        (
+            ["--path", "/endless", "--stream", "/endless", "--timeout", "1"],
+            "GET /endless has no end of its own in 1 s, and is not for clients who wait for one",
+        ),
         (["--path", "/account"], "302: it redirects to /login: --path PATH, or a --header"),
         (["--path", "/plain"], "--header 'X-Forwarded-Proto: https'"),
         (
             ["--ready-path", "/broken", "--ready-within", "1"],
-            "did not answer GET /broken within 1 s",
+            "was not ready within 1 s: GET /broken was answered 500 (give it longer with --ready",
         ),
         (["--", "--no-such-option"], "unrecognized arguments: --no-such-option"),
     ],
@@ -242,15 +285,87 @@ def test_what_cannot_be_rehearsed_is_exit_status_2(rehearse, options, sentence):
             "import os\nURL = os.environ['TILL_URL']\n",
             "at its start: the variable TILL_URL is not set: set it for this command",
         ),
+        ("till:app", "app = None\n", "at its start: Failed to find application object: 'app'"),
+        (
+            "till:app",
+            "import sys\nsys.exit('set TILL')\n",
+            " workers of pod 1 have ended at its start",
+        ),
+        (
+            "till:app",
+            "async def app(scope, receive, send): pass\n",
+            "'send': the application is an ASGI one: -k gracefulworker.uvicorn",
+        ),
+        (
+            "till:app",
+            f"import time\ntime.sleep({PATIENCE})\n",
+            "pod 1 was not ready within 4 s: nothing answered GET / (give it longer with --ready",
+        ),
     ],
 )
 def test_a_pod_that_does_not_start_says_why(rehearse, tmp_path, app, text, sentence):
     (tmp_path / "till.py").write_text(text)
-    rehearsal = rehearse("--", "--chdir", str(tmp_path), app=app)
+    rehearsal = rehearse("--ready-within", "4", "--", "--chdir", str(tmp_path), app=app)
     assert rehearsal.end() == 2
     said = " ".join(rehearsal.said.split())
     assert sentence in said
-    assert "The end of pod 1's log:" in said and "Worker failed to boot" in said
+    assert "The end of pod 1's log:" in said
+
+
+def test_the_other_side_that_does_not_start_is_the_last_word(rehearse, tmp_path):
+    (tmp_path / "till.py").write_text(
+        "import sys\nfrom rehearsed import app\n"
+        "if 'gevent' in sys.argv: raise LookupError('no till beside that')\n"
+    )
+    there = ["--pythonpath", f"{tmp_path},{HERE}"]
+    rehearsal = rehearse("--pods", "1", "--against", "gevent", "--", *there, app="till:app")
+    assert rehearsal.end() == 2
+    said = " ".join(rehearsal.said.split())
+    assert re.search(r"gthread lost 0 of \d+ .* Cannot rehearse gevent: pod 1 exited", said)
+    assert "at its start: LookupError: no till beside that" in said
+    assert rehearsal.rollout()["lost"] == 0, "what there is, is written"
+
+
+def binding(tmp_path) -> list[str]:
+    """An application that binds an address, starts a process in a session of its own, and has a
+    directory until its end."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    files = str(tmp_path / "till-")
+    (tmp_path / "till.py").write_text(f"""
+import atexit, shutil, socket, subprocess, sys, tempfile
+
+listener = socket.create_server(("127.0.0.1", {port}))
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+atexit.register(shutil.rmtree, tempfile.mkdtemp(prefix={files!r}))
+
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+""")
+    return ["--", "--chdir", str(tmp_path)]
+
+
+def test_two_pods_that_bind_one_address(rehearse, tmp_path):
+    """What is in the way is said; and what the first one left behind has ended with it."""
+    rehearsal = rehearse("--pods", "1", *binding(tmp_path), app="till:app")
+    assert rehearsal.end() == 2
+    said = " ".join(rehearsal.said.split())
+    assert "Address already in use" in said
+    assert "the application binds an address of its own" in said
+    assert "with --service iptables each pod has its own network" in said
+    rehearsal.assert_nothing_left()
+    assert not list(tmp_path.glob("till-*")), "functions that were registered at exit have run"
+
+
+@needs_kube_proxy
+def test_behind_kube_proxys_rules_two_pods_may_bind_one_address(rehearse, tmp_path):
+    options = ["--pods", "1", "--service", "iptables", *binding(tmp_path)]
+    rehearsal = rehearse(*options, app="till:app")
+    assert rehearsal.end() == 0, rehearsal.said
+    rehearsal.assert_nothing_left()
+    assert not list(tmp_path.glob("till-*"))
 
 
 @pytest.mark.parametrize(
@@ -315,9 +430,15 @@ def test_streams_without_an_end_end_with_their_pods(rehearse):
     ]
     assert set(endings) == {"ok", "still open"}
     assert (
-        f"of {len(endings)} streams without an end of their own {endings.count('ok')} were ended in"
-        f" order by their pods, and {endings.count('still open')} were still open"
+        f"streams without an end of their own: {len(endings)}; ended in order by their pods:"
+        f" {endings.count('ok')}; still open when the load had ended: {endings.count('still open')}"
     ) in said
+
+
+def test_a_stream_without_an_end_may_be_all_there_is(rehearse):
+    rehearsal = rehearse("--path", "/broken", "--stream", "/events", "--ready-path", "/events")
+    assert rehearsal.end() == 2, rehearsal.said
+    assert "GET /broken was answered 500 before" in " ".join(rehearsal.said.split()), "it was ready"
 
 
 def test_streams_that_are_cut_are_lost(rehearse):
@@ -326,7 +447,10 @@ def test_streams_that_are_cut_are_lost(rehearse):
     )
     assert rehearsal.end() == 1, rehearsal.said
     said = " ".join(rehearsal.said.split())
-    assert "were cut: the application has to look at gracefulworker.draining()" in said
+    assert re.search(r"cut: \d+ \(the application has to look at gracefulworker\.draining", said)
+    assert "pod 1 exited with status 5" in said
+    assert "The end of pod 1's log:" in said and "stopped: cut after" in said
+    assert "truncated: the answer broke off" in said
     assert rehearsal.rollout()["endings"]["truncated"] > 0
 
 
@@ -365,7 +489,13 @@ def test_an_api_that_wants_json_and_a_token(rehearse, tmp_path):
     token = ["--header", "Authorization: Bearer open sesame"]
     other = rehearse(*wanted, *token, "--header", "Content-Type: text/plain")
     assert other.end() == 2
-    assert "POST /api: 415, 2 of 2" in " ".join(other.said.split())
+    said = " ".join(other.said.split())
+    assert "POST /api: 415, 2 of 2" in said and "415: it takes no text/plain" in said
+    wrong = tmp_path / "wrong"
+    wrong.write_text('POST /api {"thing": 7}\n')
+    lacking = rehearse("--pods", "1", "--requests", str(wrong), *token)
+    assert lacking.end() == 2
+    assert "POST /api: 422, 2 of 2: item is missing & wanted" in " ".join(lacking.said.split())
     guest = rehearse(*wanted, *token)
     assert guest.end() == 0, guest.said
     assert guest.rollout()["statuses"].keys() == {"200"}

@@ -203,7 +203,7 @@ def test_everything_but_ok_and_left_is_a_loss():
 def test_requests_from_a_file():
     text = "# the usual ones\nGET /\n\nPOST /cart  a=1 b=2\n"
     assert read_requests(text) == (("GET", "/", b""), ("POST", "/cart", b"a=1 b=2"))
-    for wrong in ("", "# nothing", "get /", "GET", "GET cart"):
+    for wrong in ("", "# nothing", "get /", "GET", "GET cart", "GET /caf\xe9", "GET /\x01"):
         with pytest.raises(ValueError):
             read_requests(wrong)
 
@@ -260,18 +260,39 @@ KeyError: 'DATABASE_URL'
             "the variable DATABASE_URL is not set: set it for this command",
         ),
         (TRACEBACK.format(source="URLS['DATABASE_URL']", frame="/x/urls.py"), "KeyError: 'DATA"),
-        ("ModuleNotFoundError: No module named 'shop'", "ModuleNotFoundError: No module named"),
         (
+            "Traceback (most recent call last):\n  x\nModuleNotFoundError: No module named 'shop'",
+            "ModuleNotFoundError: No module named 'shop': it has to be installed in this",
+        ),
+        (
+            "Traceback (most recent call last):\n  x\n"
             "django.core.exceptions.ImproperlyConfigured: Set SECRET_KEY",
             "django.core.exceptions.ImproperlyConfigured: Set SECRET_KEY",
         ),
         ("Error: gracefulworker.gthread needs gunicorn 24.1", "Error: gracefulworker.gthread"),
+        (
+            "Traceback (most recent call last):\n  x\nshop.Unset: two\n  TILL_URL: empty\ntwo\n",
+            "shop.Unset: two TILL_URL: empty",
+        ),
+        (
+            "Traceback (most recent call last):\n  x\nSyntaxError: bad\nbad (till.py, line 2)\n",
+            "SyntaxError: bad (till.py, line 2)",
+        ),
+        ("gunicorn: error: argument -w/--workers: invalid", "gunicorn: error: argument -w"),
+        ("Failed to find attribute 'app' in 'shop'.", "Failed to find attribute 'app'"),
         ("Error handling request /\n[2026-11-22 10:43:12 +0000] [7] [INFO] Starting gunicorn", ""),
     ],
 )
 def test_why_a_pod_did_not_start(text, reason):
-    found = why(text.splitlines())
+    found = why(text.splitlines(), is_over=True)
     assert found.startswith(reason) and bool(found) == bool(reason)
+
+
+def test_what_follows_an_exception_belongs_to_it_if_the_process_has_ended():
+    text = "Traceback (most recent call last):\n  x\nshop.Unset: two\nTILL_URL\n  missing"
+    lines = [*text.splitlines(), "[2026-11-22 10:43:12 +0000] [7] [INFO] Worker exiting (pid: 7)"]
+    assert why(lines, is_over=True) == "shop.Unset: two TILL_URL missing"
+    assert why(lines) == "shop.Unset: two"
 
 
 def test_the_rules_are_those_of_kube_proxy():

@@ -458,7 +458,7 @@ def test_a_rollout_that_does_not_progress(shop):
         (["--yes", "--lag", "2"], {}, "leave --lag out: what runs in the cluster decides it"),
         (["--yes", "--", "--threads", "2"], {}, "leave -- out"),
         (["--yes", "app:app"], {}, "give the application, as MODULE:CALLABLE, or a workload"),
-        (["--yes", "--path", "/missing"], {}, "404: it is not there"),
+        (["--yes", "--path", "/missing"], {}, "404: nothing is there"),
         (
             ["--yes"],
             {"env": {"REPLAY_FORBIDDEN": "watch endpointslices.discovery.k8s.io"}},
@@ -507,7 +507,7 @@ def test_over_tls(shop, serve, tmp_path, is_trusted):
 def test_nobody_listens(shop, tmp_path):
     rehearsal = shop("--yes", url="http://127.0.0.1:9")
     assert rehearsal.end() == 2
-    assert "GET / ended so before the rollout: refused" in rehearsal.words
+    assert "GET / had no answer before the rollout: no connection: nobody" in rehearsal.words
     assert not rehearsal.restarted.exists()
 
 

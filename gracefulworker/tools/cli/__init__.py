@@ -63,7 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 subparser.set_defaults(passed_on=passed_on)
     try:
         try:
-            arguments = parser.parse_args(given)
+            arguments, unknown = parser.parse_known_args(given)
+            if unknown:
+                sentence = f"unrecognized arguments: {' '.join(unknown)}"
+                if "passed_on" in arguments:
+                    sentence += " (gunicorn's own stand behind --)"
+                parser.error(sentence)
             return int(arguments.run(arguments))
         finally:
             sys.stdout.flush()

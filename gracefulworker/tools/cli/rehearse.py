@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import importlib.util
 import json
-import os
 import re
 import resource
 import shlex
@@ -21,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,10 +99,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rollout = parser.add_argument_group("the rollout (times in seconds)")
     number(rollout, "--pods", int, 3, 1, 10, "how many there are")
     number(rollout, "--lag", float, 3.0, 0, 60, "from SIGTERM until a pod is chosen no more")
-    number(rollout, "--warm-up", float, 2.0, 0, 60, "of load before the first pod is replaced")
+    number(
+        rollout,
+        "--warm-up",
+        float,
+        2.0,
+        0,
+        60,
+        "of load, or more, before the first pod is replaced",
+    )
     number(rollout, "--grace", float, 30.0, 0, 900, "from SIGTERM to SIGKILL")
     rollout.add_argument(
         "--ready-path",
+        type=path_of,
         metavar="PATH",
         help="the readiness probe's (default: as graceful_readiness_path and graceful_probe_bind"
         " say, else /)",
@@ -134,7 +143,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     number(load, "--timeout", float, 10.0, 0.1, 300, "seconds that an answer may take")
     number(load, "--seed", int, 1, 0, 2**31, "of the clients' schedule")
     paths = load.add_mutually_exclusive_group()
-    paths.add_argument("--path", default="/", help="what is asked for (default: /)")
+    paths.add_argument("--path", type=path_of, default="/", help="what is asked for (default: /)")
     paths.add_argument(
         "--requests",
         type=Path,
@@ -150,13 +159,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="'NAME: VALUE'",
         help="sent with each request, such as 'Host: shop.example' (repeatable)",
     )
-    load.add_argument("--slow", metavar="PATH", help="a path whose answer takes a second or more")
+    load.add_argument(
+        "--slow", type=path_of, metavar="PATH", help="a path whose answer takes a second or more"
+    )
     load.add_argument(
         "--stream",
+        type=path_of,
         metavar="PATH",
         help="a path whose answer comes in pieces, also without an end",
     )
-    load.add_argument("--upload", metavar="PATH", help="a path that takes a POST of 64 KiB")
+    load.add_argument(
+        "--upload", type=path_of, metavar="PATH", help="a path that takes a POST of 64 KiB"
+    )
     load.add_argument(
         "--any-body",
         action="store_true",
@@ -210,8 +224,10 @@ def run(arguments: argparse.Namespace) -> int:
 async def _main(arguments: argparse.Namespace, plan: Plan, sides: list[Configured]) -> int:
     from rich.console import Console
 
+    from gracefulworker.tools import engines
     from gracefulworker.tools.rehearse import report
     from gracefulworker.tools.rehearse.clients import Unusable
+    from gracefulworker.tools.rehearse.configured import DEFAULT_WORKER
     from gracefulworker.tools.rehearse.kubeproxy import NoNetwork
     from gracefulworker.tools.rehearse.pods import NotReady
 
@@ -224,24 +240,40 @@ async def _main(arguments: argparse.Namespace, plan: Plan, sides: list[Configure
         " this environment: its database and whatever else it is connected to will see them.",
         markup=False,
     )
+    ours = sides[0]
+    if not (ours.is_ours or arguments.worker_class or arguments.against):
+        beside = engines.ours_beside(ours.worker) or DEFAULT_WORKER
+        console.print(
+            f"The configuration says {ours.worker}, which is no worker class of gracefulworker;"
+            f" to see them side by side: -k {beside} --against {ours.worker}",
+            markup=False,
+        )
     results: list[Result] = []
-    failed = False
+    trouble = ""
     try:
         for side in sides:
             own = _plan_of(side, plan, arguments.ready_path)
             results.append(await _one(arguments, own, side.worker, console))
     except (NotReady, Unusable, NoNetwork) as error:
-        sentence, *more = str(error).splitlines()
-        console.print(f"Cannot rehearse: {sentence}", style="bold red", markup=False)
-        for line in more:
-            console.print(line, markup=False, soft_wrap=True)
-        failed = True
+        trouble = str(error)
+    written = True
     if results:
         report.show(console, results)
-        write(arguments, report.as_json(results, command_line(sys.argv[1:])), console)
-    if failed:
+        data = report.as_json(results, command_line(sys.argv[1:]))
+        written = write(arguments, data, console)
+    if trouble:
+        tell_trouble(console, f"Cannot rehearse {sides[len(results)].worker}", trouble)
+    if trouble or not written:
         return UNUSABLE
     return 0 if results[0].clean else LOST
+
+
+def tell_trouble(console: Console, what: str, trouble: str) -> None:
+    """Why there is no result, or no whole one: a sentence, and lines that follow it."""
+    sentence, *more = trouble.splitlines()
+    console.print(f"{what}: {sentence}", style="bold red", markup=False)
+    for line in more:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def asked(plan: Plan) -> str:
@@ -250,15 +282,23 @@ def asked(plan: Plan) -> str:
     return ", ".join([*first, f"and {len(rest)} others"] if rest else first)
 
 
-def write(arguments: argparse.Namespace, data: dict[str, Any], console: Console) -> None:
-    """Write the files that are wanted."""
+def write(arguments: argparse.Namespace, data: dict[str, Any], console: Console) -> bool:
+    """Write the files that are wanted.
+
+    :returns: whether all of them are written.
+    """
     from gracefulworker.tools.rehearse import picture
 
-    if arguments.json:
-        arguments.json.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    if arguments.html:
-        arguments.html.write_text(picture.draw(data), encoding="utf-8")
-        console.print("The picture:", arguments.html.resolve().as_uri(), soft_wrap=True)
+    try:
+        if arguments.json:
+            arguments.json.write_text(json.dumps(data, indent=1), encoding="utf-8")
+        if arguments.html:
+            arguments.html.write_text(picture.draw(data), encoding="utf-8")
+            console.print("The picture:", arguments.html.resolve().as_uri(), soft_wrap=True)
+    except OSError as error:
+        console.print(f"{error.filename} cannot be written: {error.strerror}", markup=False)
+        return False
+    return True
 
 
 def command_line(given: list[str]) -> str:
@@ -347,7 +387,8 @@ def _sides(arguments: argparse.Namespace) -> list[Configured]:
         engine = "gthread" if worker == "gracefulworker" else re.split("[.#]", worker)[-1]
         if engine not in engines.STOCK:
             raise ValueError(
-                f"--against stock: name the class that is beside {worker}, such as gthread"
+                f"--against stock: {worker} does not say by its name which class is stock beside"
+                " it: name that, such as --against gthread"
             )
         against = engines.STOCK[engine]
     return [ours, configured.load(arguments.app, options, against)]
@@ -388,15 +429,15 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         if option.split("=")[0] in NOT_PASSED_ON or option[:2] in NOT_PASSED_ON:
             raise ValueError(f"leave {option} to the rehearsal, it cannot be passed on")
     for file in (arguments.html, arguments.json):
-        if file and not os.access(file.resolve().parent, os.W_OK):
-            raise ValueError(f"{file} cannot be written")
+        if file:
+            _try_to_write(file)
     if arguments.service == "iptables":
         from gracefulworker.tools.rehearse import kubeproxy
 
         kubeproxy.check()
     paths: tuple[tuple[str, str, bytes], ...] = (("GET", arguments.path, b""),)
     if arguments.requests:
-        paths = read_requests(arguments.requests.read_text(encoding="utf-8"))
+        paths = _requests_in(arguments.requests)
     return Plan(
         app=arguments.app or "",
         options=tuple(arguments.passed_on),
@@ -419,6 +460,36 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     )
 
 
+def _try_to_write(file: Path) -> None:
+    """Find out before the rehearsal whether its result can be written.
+
+    :raises ValueError: it cannot.
+    """
+    target = file.resolve()
+    was_there = target.exists()
+    try:
+        target.open("ab").close()
+        if not was_there:
+            target.unlink()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be written: {error.strerror}") from None
+
+
+def _requests_in(file: Path) -> tuple[tuple[str, str, bytes], ...]:
+    """What `read_requests` finds in a file.
+
+    :raises ValueError: what is wrong with it, with its name.
+    """
+    try:
+        return read_requests(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ValueError(f"--requests {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"--requests {file}: it is not UTF-8") from None
+    except ValueError as error:
+        raise ValueError(f"--requests {file}: {error}") from None
+
+
 def read_requests(text: str) -> tuple[tuple[str, str, bytes], ...]:
     """A method, a path and perhaps a body on each line; lines that begin with # say nothing.
 
@@ -430,12 +501,26 @@ def read_requests(text: str) -> tuple[tuple[str, str, bytes], ...]:
         path, _, body = rest.strip().partition(" ")
         if not method or method.startswith("#"):
             continue
-        if not (method.isalpha() and method.isupper() and path.startswith("/")):
+        if not (method.isascii() and method.isalpha() and method.isupper()):
             raise ValueError(f"line {number} is not METHOD /PATH [BODY]: {line[:60]!r}")
+        try:
+            path_of(path)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"line {number} is not METHOD /PATH [BODY]: {error}") from None
         found.append((method, path, body.strip().encode()))
     if not found:
         raise ValueError("there is no request in the file")
     return tuple(found)
+
+
+def path_of(text: str) -> str:
+    """What stands in a request line (RFC 9112 section 3.2.1)."""
+    if not text.startswith("/"):
+        raise argparse.ArgumentTypeError(f"{text!r} does not begin with /")
+    if not re.fullmatch(r"[!-~]+", text):
+        encoded = quote(text, safe="/?&=%+,;:@!$'()*~")
+        raise argparse.ArgumentTypeError(f"{text!r} has to be percent-encoded: {encoded}")
+    return text
 
 
 def _header(text: str) -> tuple[str, str]:

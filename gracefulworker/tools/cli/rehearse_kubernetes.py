@@ -105,7 +105,10 @@ def _plan(arguments: argparse.Namespace) -> tuple[Direct, Plan]:
     if path.strip("/"):
         if arguments.path != "/" or arguments.requests:
             raise ValueError("give the path in --url or with --path or --requests, not both")
-        arguments.path = path
+        try:
+            arguments.path = common.path_of(path)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"--url: {error}") from None
     plan = common.plan_of(arguments)
     if not any(name.lower() == "host" for name, _ in plan.headers):
         plan = replace(plan, headers=(("Host", host), *plan.headers))
@@ -169,14 +172,12 @@ async def _main(
     if result := rollout.result:
         kubernetes_report.show(console, result)
         data = report.as_json([result], common.command_line(sys.argv[1:]))
-        common.write(arguments, data, console)
-        status = status or (0 if result.clean else common.LOST)
+        written = common.write(arguments, data, console)
+        ended = 0 if result.clean else common.LOST
+        status = status or (ended if written else common.UNUSABLE)
     if trouble:
-        sentence, *more = trouble.splitlines()
-        how = "Not to its end" if result else "Cannot rehearse"
-        console.print(f"{how}: {sentence}", style="bold red", markup=False)
-        for line in more:
-            console.print(line, markup=False, soft_wrap=True)
+        what = "Not to its end" if result else "Cannot rehearse"
+        common.tell_trouble(console, what, trouble)
     if status == common.INTERRUPTED:
         console.print(f"Interrupted; {target.workload} is left to itself.", style="bold")
     return status

@@ -11,12 +11,17 @@ for another's answer, nor know anything of the rollout.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import html
 import itertools
 import random
+import re
 import ssl
+import time
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, replace
 
+from gracefulworker.tools.rehearse import journal as journals
 from gracefulworker.tools.rehearse.journal import Close, Ending, Exchange, Journal
 from gracefulworker.tools.rehearse.plan import Plan
 from gracefulworker.tools.rehearse.wire import Answer, Connection, Lost, Request, Service
@@ -44,17 +49,31 @@ AGAIN = 0.5
 REDIRECTS = (301, 302, 303, 307, 308)
 ADVICE = {
     400: "the application may not know the Host {host}, such as Django with its ALLOWED_HOSTS:"
-    " --header 'Host: NAME', with a name that it knows",
+    " --header 'Host: NAME', with a name that it knows; or it wants other parameters or another"
+    " body: --path 'PATH?NAME=VALUE', --requests FILE",
     401: "it wants a token, a cookie or a password: --header 'Authorization: Bearer TOKEN'",
-    403: "it wants a token or a cookie, or to a POST its CSRF token: --header 'Cookie: NAME=VALUE'",
-    404: "it is not there: --path PATH, or --requests FILE, with what is",
+    403: "it wants a token or a cookie: --header 'Cookie: NAME=VALUE'; for Django's CSRF, any 32"
+    " letters twice: --header 'Cookie: csrftoken=LETTERS' --header 'X-CSRFToken: LETTERS'",
+    404: "nothing is there: --path PATH, or --requests FILE, with what is",
     405: "it takes other methods: --requests FILE, with METHOD PATH BODY on each line",
     406: "it answers with other types: --header 'Accept: application/json'",
-    415: "it takes bodies of another type: --header 'Content-Type: application/json'",
-    422: "it takes other bodies: --requests FILE, with METHOD PATH BODY on each line",
+    409: "it takes this only once: --path PATH, or --requests FILE, with what may be repeated",
+    413: "it takes no body of that size: --requests FILE, with a shorter one, in place of --upload",
+    415: "it takes no {type}, as which it was sent: what is JSON or a form is sent as that, and for"
+    " others there is --header 'Content-Type: TYPE'",
+    422: "it wants other parameters or another body: --path 'PATH?NAME=VALUE', or --requests FILE,"
+    " with METHOD PATH BODY on each line",
     429: "it limits who asks too often: lower --rate and --connections, or lift the limit",
 }
-WITH_A_BODY = "the body or its type may be wrong: --requests FILE, --header 'Content-Type: TYPE'"
+
+#: Characters of an answer that are shown.
+GIST = 200
+
+#: The load is too much where more than half of it waits, and as much as comes in twice the time
+#: that the application takes for itself, and this many seconds. That shows after so many times
+#: what it takes.
+BACKLOG = 0.5
+LONG_ENOUGH = 3
 
 #: Seconds between the two times at which everything is asked for before the rollout: a body that
 #: tells the time differs then.
@@ -97,6 +116,10 @@ class Kind:
     requests: tuple[Request, ...]
     rate: float  #: requests a second
     silence: tuple[float, float] = (0.0, 0.0)  #: seconds before the first byte
+
+
+#: By which answers are known: a request's method, path and body.
+Key = tuple[str, str, bytes]
 
 
 def plain_requests(plan: Plan) -> tuple[Request, ...]:
@@ -147,7 +170,8 @@ class Clients:
 
     def __init__(self, plan: Plan, service: Service, journal: Journal) -> None:
         self._plan, self._service, self._journal = plan, service, journal
-        self._answers: dict[tuple[str, str], list[Answer]] = {}
+        self._answers: dict[Key, list[Answer]] = {}
+        self._times: dict[Key, float] = {}  # the shortest, in seconds
         self._compared = plan.same_body
         self._is_endless = False  # the plan's stream
         self._ending = False  # nothing new is asked for
@@ -181,39 +205,46 @@ class Clients:
             await asyncio.gather(*(self._learn(r, s) for r in ordered for s in servers))
             if self._is_endless:
                 ordered = [request for request in ordered if request != stream]
+        others = [r for kind in kinds(self._plan) if kind.name != "stream" for r in kind.requests]
+        if self._is_endless and stream and _key(stream) in map(_key, others):
+            raise Unusable(
+                f"{stream} has no end of its own in {self._plan.timeout:g} s, and is not for"
+                " clients who wait for one: name something else with --path, --requests or --slow"
+            )
         if len(servers) == 1:
             self._compared = False
         self._judge_baseline()
         return self._reservations()
 
     def _judge_baseline(self) -> None:
-        """Whether most of what is asked for most often succeeds.
+        """Whether most of what each kind of client asks for succeeds.
 
         :raises Unusable: with the statuses, and what to add.
         """
-        requests = plain_requests(self._plan)
-        answers = {r: self._answers[r.method, r.path] for r in requests}
-        failed = {r: [a for a in found if not a.is_success] for r, found in answers.items()}
-        share = sum(len(failed[r]) / len(answers[r]) for r in answers) / len(answers)
-        if share <= 0.5:
-            return
-        lines = [
-            "most of what is asked for is not answered with success before the rollout, so that it"
-            " would show nothing"
-        ]
-        advice = {}
-        for request, found in failed.items():
-            for status in sorted({answer.status for answer in found}):
-                count = sum(answer.status == status for answer in found)
-                lines.append(f"  {request}: {status}, {count} of {len(answers[request])}")
-            for answer in found:
-                advice[answer.status] = _advice(request, answer)
-        lines += [f"  {status}: {sentence}" for status, sentence in sorted(advice.items())]
-        raise Unusable("\n".join(lines))
+        for kind in kinds(self._plan):
+            answers = {r: self._answers[_key(r)] for r in kind.requests}
+            failed = {r: [a for a in found if not a.is_success] for r, found in answers.items()}
+            share = sum(len(failed[r]) / len(answers[r]) for r in answers) / len(answers)
+            if share <= 0.5:
+                continue
+            what = "most of what is asked for" if kind.name == "fresh" else f"the {kind.name}"
+            lines = [
+                f"{what} is not answered with success before the rollout, so that it would show"
+                " nothing"
+            ]
+            advice = {}
+            for request, found in failed.items():
+                for status in sorted({answer.status for answer in found}):
+                    like = [answer for answer in found if answer.status == status]
+                    advice[status] = _advice(request, like[0])
+                    count = f"{len(like)} of {len(answers[request])}"
+                    lines.append(f"  {request}: {status}, {count}{_gist(like[0].body)}")
+            lines += [f"  {status}: {sentence}" for status, sentence in sorted(advice.items())]
+            raise Unusable("\n".join(lines))
 
     def _reservations(self) -> list[str]:
         missing, differing = [], []
-        for (method, path), answers in sorted(self._answers.items()):
+        for (method, path, _), answers in sorted(self._answers.items()):
             if not all(answer.is_success for answer in answers):
                 missing.append(f"{method} {path} ({max(answer.status for answer in answers)})")
             if self._compared and len({answer.body for answer in answers}) > 1:
@@ -238,11 +269,13 @@ class Clients:
         patience = self._plan.timeout + request.duration
         pod = server.address
         connecting = Connection.open(journal, server, journal.open("before"))
+        began = time.monotonic()
         try:
             connection = await asyncio.wait_for(connecting, patience)
             answer = await asyncio.wait_for(connection.ask(request, exchange), patience)
         except Lost as lost:
-            raise Broken(f"{request} ended so before the rollout: {lost}", pod) from None
+            how = journals.MEANINGS[lost.ending]
+            raise Broken(f"{request} had no answer before the rollout: {how}", pod) from None
         except ssl.SSLCertVerificationError as error:
             sentence = f"the certificate is not trusted here ({error.verify_message})"
             raise Broken(f"{sentence}: set SSL_CERT_FILE to what it is signed with", pod) from None
@@ -262,8 +295,13 @@ class Clients:
         else:
             connection.close()
         if answer.status >= 500:
-            raise Broken(f"{request} was answered {answer.status} before the rollout", pod)
-        self._answers.setdefault((request.method, request.path), []).append(answer)
+            sentence = f"{request} was answered {answer.status} before the rollout"
+            if answer.status != 500:  # of which the log says more
+                sentence += _gist(answer.body)
+            raise Broken(sentence, pod)
+        self._answers.setdefault(_key(request), []).append(answer)
+        took = time.monotonic() - began
+        self._times[_key(request)] = min(took, self._times.get(_key(request), took))
 
     def start(self) -> None:
         sources = [
@@ -280,6 +318,27 @@ class Clients:
             # As many as pods: each holds a thread of gthread.
             subscribers = [self._subscriber(stream) for _ in range(self._plan.pods)]
             self._subscribers = [asyncio.ensure_future(source) for source in subscribers]
+
+    async def warm_up(self) -> None:
+        """Load before anything happens, and a look at whether the application keeps up with it.
+
+        :raises Unusable: most requests wait, so that they would die of that, and not of a rollout.
+        """
+        alone = max(self._times[_key(request)] for request in plain_requests(self._plan))
+        seconds = max(self._plan.warm_up, LONG_ENOUGH * alone)
+        for elapsed in (seconds, 2 * seconds):  # some slow clients at once are no overload yet
+            await asyncio.sleep(seconds)
+            plain = [x for x in self._journal.exchanges() if x.kind in ("fresh", "keep-alive")]
+            waiting = sum(not x.ended for x in plain)
+            usual = len(plain) * (2 * alone + BACKLOG) / max(elapsed, BACKLOG)
+            if waiting <= max(len(plain) / 2, usual):
+                return
+        here = "" if self._plan.cluster else ", such as -- --threads 8"
+        raise Unusable(
+            f"the application does not keep up with the load: after {elapsed:.1f} s {waiting} of"
+            f" {len(plain)} requests wait, and one takes {alone:.2f} s without the others: lower"
+            f" --rate and --connections, or give it more threads or workers{here}"
+        )
 
     async def stop(self) -> None:
         """Ask for nothing new, and finish what was asked; idle connections stay open.
@@ -366,7 +425,7 @@ class Clients:
             await asyncio.wait_for(connection.begin(request, exchange), patience)
             answer = await connection.finish(exchange)
             connection.close()
-            known = {a.status for a in self._answers[request.method, request.path]}
+            known = {a.status for a in self._answers[_key(request)]}
             if answer.status >= 500:
                 exchange.ending = Ending.SERVER_ERROR
             elif answer.status not in known:
@@ -434,7 +493,7 @@ class Clients:
         return None
 
     def _judge(self, request: Request, answer: Answer) -> Ending:
-        before = self._answers[request.method, request.path]
+        before = self._answers[_key(request)]
         if answer.status >= 500:
             return Ending.SERVER_ERROR
         if answer.status not in {a.status for a in before}:
@@ -454,11 +513,27 @@ def _advice(request: Request, answer: Answer) -> str:
         )
     if answer.status in REDIRECTS:
         return f"it redirects to {answer.location}: --path PATH, or a --header that logs in"
+    fields = {name.lower(): value for name, value in request.fields()}
     sentence = ADVICE.get(answer.status, "see its log for the reason")
-    if answer.status == 400 and request.body:
-        sentence += f"; or {WITH_A_BODY}"
-    host = next(value for name, value in request.fields() if name.lower() == "host")
-    return sentence.replace("{host}", host)
+    if answer.status == 415 and not request.body:
+        sentence = ADVICE[422]
+    return sentence.replace("{host}", fields["host"]).replace(
+        "{type}", fields.get("content-type", "")
+    )
+
+
+def _key(request: Request) -> Key:
+    return request.method, request.path, request.body
+
+
+def _gist(body: bytes) -> str:
+    """What an answer says, without its markup, to follow a status; empty if it is no text."""
+    with contextlib.suppress(UnicodeDecodeError):
+        text = re.sub(r"(?is)<(style|script|title)\b.*?</\1>|<[^>]*>", " ", body.decode())
+        text = " ".join(html.unescape(text).split())
+        if text and text.isprintable():
+            return f": {text[:GIST]}{'...' if len(text) > GIST else ''}"
+    return ""
 
 
 async def _arrivals(rng: random.Random, rate: float) -> AsyncIterator[float]:

@@ -101,7 +101,7 @@ def load(app: str, options: tuple[str, ...], worker: str | None) -> Configured:
         raise ValueError(f"the config file has not run to its end in {PATIENCE:g} s") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        reason = why(lines)
+        reason = why(lines, is_over=True)
         sentence = f"gunicorn refuses this configuration{reason and f': {reason}'}"
         raise ValueError("\n".join([sentence, *lines[-LINES:]]))
     found = Configured(**json.loads(done.stdout))
@@ -135,18 +135,22 @@ def _load() -> Configured:
     os.environ.update(cfg.env)
     name = cfg.worker_class_str
     if cfg.daemon:
-        return Configured(name, trouble="daemon = True takes a pod away: leave it out here")
+        return Configured(
+            name, trouble="daemon = True takes a pod away, as it would a container: leave it out"
+        )
     if cfg.is_ssl:
         return Configured(
             name,
-            trouble="certfile and keyfile are set, and the clients here speak plain HTTP: leave"
-            " them out, as behind a proxy that ends TLS",
+            trouble="certfile and keyfile are set, and the clients here speak plain HTTP: empty"
+            " them, as behind a proxy that ends TLS: -- --certfile= --keyfile=",
         )
     try:
         # Not through Config.__getattr__, which makes an AttributeError into the name itself.
         worker = type(cfg).worker_class.fget(cfg)
     except (RuntimeError, AttributeError) as error:
         reason = str(error).strip(" \n]").splitlines()[-1]
+        if isinstance(error, RuntimeError) and not reason.endswith("not found"):
+            return Configured(name, trouble=f"the worker class {name} cannot be loaded: {reason}")
         return Configured(
             name,
             trouble=f"there is no worker class {name} ({reason}): name one of sync, gthread and"

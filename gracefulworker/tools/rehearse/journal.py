@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import enum
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -132,6 +133,12 @@ class Journal:
     @property
     def lost(self) -> int:
         return sum(exchange.lost for exchange in self.exchanges())
+
+    @property
+    def median_wait(self) -> float:
+        """Seconds from a request's first byte to the end of its answer; 0 if none was answered."""
+        waits = [x.ended - x.began for x in self.exchanges() if x.ending is Ending.OK]
+        return statistics.median(waits) if waits else 0.0
 
     def endings(self, kind: str | None = None) -> collections.Counter[str]:
         """How often each ending came, of all requests or of one kind of client's."""

@@ -223,8 +223,8 @@ class ClusterRollout:
             self.tell(sentence)
         self._clients.start()
         self._begin = self._journal.now()
-        self.tell(f"{len(old)} pods are there, the load begins")
-        await asyncio.sleep(self._plan.warm_up)
+        self.tell(f"pods: {len(old)}; the load begins")
+        await self._clients.warm_up()
         if only_watch:
             await self._wait_for_others(within)
         else:

@@ -20,12 +20,17 @@ import socket
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 #: Seconds between two readiness probes, and the time that one may take.
 PROBE_PERIOD = 0.05
 PROBE_TIMEOUT = 5.0
+
+#: Bytes that it reads, as the kubelet's: an answer may have no end.
+PROBE_BODY = 10240
 
 #: Where a pod of ours stands, by what a log line says somewhere (it may be in JSON).
 PHASE_LINES = {
@@ -47,29 +52,80 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 #: Lines of its log that are shown of a pod which fails.
 TAIL = 15
 
-#: An exception's last line in a traceback (or gunicorn's last word), and the frame in which
-#: os.environ does not find a name.
-_RAISED = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Configured|Found|Missing)(?::.*)?)$")
-_IN_ENVIRON = re.compile(r'^  File "(?:.*\bos\.py|<frozen os>)", line \d+, in __getitem__')
+#: So many workers of a pod that is not ready yet end by themselves before it is given up.
+FALLEN = 20
+_FELL = re.compile(r"Worker \(pid: ?(\d+)\) (?:exited with code [1-9]|was sent)")
+
+#: The variable that all processes of a pod have in their environment.
+MARK = "GRACEFULWORKER_REHEARSAL"
+
+#: An exception's last line, where it is not a traceback's: as gunicorn writes it.
+_RAISED = re.compile(
+    r"(?:gunicorn: e|E|TypeE)rror: .+|Failed to find (?:attribute|application object).+"
+    r"|Failed to parse .+ as an attribute.+|Application object must be callable\."
+)
+#: The frame in which os.environ does not find a name.
+_IN_ENVIRON = re.compile(r'  File "(?:.*\bos\.py|<frozen os>)", line \d+, in __getitem__')
+
+#: An application and a worker class that do not speak the same language.
+_MISMATCH = re.compile(r"missing 1 required positional argument: '(?:send|start_response)'")
+
+#: What to do about an exception.
+ADVICE = {
+    "class uri 'gracefulworker' invalid": "give -k gracefulworker.gthread, or put the line `import"
+    " gracefulworker` into gunicorn.conf.py",
+    "argument: 'send'": "the application is an ASGI one: -k gracefulworker.uvicorn",
+    "argument: 'start_response'": "the application is a WSGI one: -k gracefulworker.gthread",
+    "No module named": "it has to be installed in this environment, or be in this directory (else"
+    " -- --chdir DIRECTORY)",
+    "Address already in use": "the application binds an address of its own, which another pod or"
+    " process has here; with --service iptables each pod has its own network, as in a cluster",
+}
 
 
 class NotReady(Exception):
     """The pod cannot be rehearsed with; the argument is a sentence, followed by its log."""
 
 
-def why(log: list[str]) -> str:
-    """What a log says of the reason for its end: an exception, or the variable that is missing."""
+def why(log: list[str], *, is_over: bool = False) -> str:
+    """What a log says of the reason for its end: an exception, or the variable that is missing.
+
+    :param is_over: the process has ended by it, so that the lines that follow belong to it.
+    """
     reason = ""
-    in_environ = False
-    for line in log:
-        if _IN_ENVIRON.match(line):
+    in_traceback = in_environ = False
+    for number, line in enumerate(log):
+        if line.startswith("Traceback (most recent call last)"):
+            in_traceback = True
+        elif _IN_ENVIRON.match(line):
             in_environ = True
-        elif raised := _RAISED.match(line):
-            missing = re.fullmatch(r"KeyError: '(\w+)'", raised[1])
+        elif (in_traceback and not line.startswith(" ")) or _RAISED.fullmatch(line):
+            missing = re.fullmatch(r"KeyError: '(\w+)'", line)
             if in_environ and missing:
                 return f"the variable {missing[1]} is not set: set it for this command"
-            reason, in_environ = raised[1], False
+            reason = _in_full(line, log[number + 1 :]) if is_over else line
+            in_traceback = in_environ = False
+    for words, advice in ADVICE.items():
+        if words in reason:
+            reason = f"{reason.rstrip(' :')}: {advice}"
     return reason
+
+
+def _in_full(line: str, following: list[str]) -> str:
+    """An exception's last line, with what else it says: up to the next line of gunicorn's.
+
+    That may be the same once more, of a SyntaxError with its place.
+    """
+    kind, _, message = line.partition(": ")
+    rest = []
+    for later in following[:TAIL]:
+        if later.startswith("["):
+            break
+        if message and later.startswith(message):
+            line = f"{kind}: {later}"
+            break
+        rest.append(later.strip())
+    return " ".join([line, *rest])
 
 
 @dataclass
@@ -125,12 +181,14 @@ class Pod:
             listener.close()
             listener = None
         self.marks["started"] = self.clock()
+        self._mark = uuid.uuid4().hex
         self._process = subprocess.Popen(
             [*self.place.prefix, *map(self.place.fill, command)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env={**os.environ, MARK: self._mark},
             pass_fds=() if listener is None else [listener.fileno()],
             preexec_fn=end_with_parent if sys.platform == "linux" else None,
         )
@@ -147,25 +205,38 @@ class Pod:
         :raises NotReady: it has exited, or `within` seconds are over.
         """
         give_up = self.clock() + within
-        seen = "there was no answer"
+        seen = f"nothing answered GET {path}"
         while True:
             # Not wait_for, which forgets a cancellation that comes together with the result.
             probe = asyncio.ensure_future(self._probe(address, path))
-            await asyncio.wait([probe], timeout=PROBE_TIMEOUT)
+            patience = min(PROBE_TIMEOUT, max(0.0, give_up - self.clock()))
+            await asyncio.wait([probe], timeout=patience)
             if probe.done() and (status := probe.result()):
                 if status < 500:
                     break
-                seen = f"the last answer was {status}"
+                seen = f"GET {path} was answered {status}"
             probe.cancel()
+            sentence = self._hopeless()
             if self.gone.done():
                 await asyncio.wait([self._reader], timeout=LAST_LINES)
                 sentence = f"{self.name} exited with status {self.status} at its start"
-                raise NotReady(sentence + self.last_words())
-            if self.clock() > give_up:
-                sentence = f"{self.name} did not answer GET {path} within {within:g} s: {seen}"
+            elif not sentence and self.clock() >= give_up:
+                sentence = f"{self.name} was not ready within {within:g} s: {seen} (give it longer"
+                sentence += " with --ready-within N, or ask for something else, --ready-path PATH)"
+            if sentence:
                 raise NotReady(sentence + self.last_words())
             await asyncio.sleep(PROBE_PERIOD)
         self.marks["ready"] = self.clock()
+
+    def _hopeless(self) -> str:
+        """Why its log says that it will never be ready; empty if it does not."""
+        lines = [line for _, line in self.log]
+        if any(map(_MISMATCH.search, lines)):
+            return f"{self.name} cannot serve this application"
+        fallen = {fell[1] for line in lines if (fell := _FELL.search(line))}
+        if len(fallen) >= FALLEN:
+            return f"{len(fallen)} workers of {self.name} have ended at its start"
+        return ""
 
     async def _probe(self, address: tuple[str, int], path: str) -> int:
         """:returns: the answer's status, or 0."""
@@ -177,7 +248,7 @@ class Pod:
         try:
             writer.write(request.encode())
             line = await reader.readline()
-            await reader.read()
+            await reader.read(PROBE_BODY)
         except OSError:
             return 0
         finally:
@@ -188,11 +259,17 @@ class Pod:
     def last_words(self) -> str:
         """What its log says of a failure, and the tail of it, to follow a sentence."""
         lines = [line for _, line in self.log]
-        reason = why(lines)
+        reason = why(lines, is_over=self.gone.done())
         words = f": {reason}" if reason else ""
-        if lines:
-            words += "\n".join([f"\nThe end of {self.name}'s log:", *lines[-TAIL:]])
+        words = "\n".join([words, *self.tail()])
+        if lines and not reason:
+            words += "\n(That came to stdout and stderr; the application may log elsewhere.)"
         return words
+
+    def tail(self) -> list[str]:
+        """The end of its log, with a heading; empty if there is none."""
+        lines = [line for _, line in self.log[-TAIL:]]
+        return [f"The end of {self.name}'s log:", *lines] if lines else []
 
     def is_leaving(self, at: float) -> bool:
         """Whether it had got SIGTERM and was still an endpoint, at that time."""
@@ -213,6 +290,16 @@ class Pod:
             self.kill()
             await asyncio.wait([self.gone])
 
+    def quit(self) -> None:
+        """SIGQUIT: gunicorn ends at once, but for its hooks and what is done at exit.
+
+        One that still boots may not know the signal yet, and would leave a core file.
+        """
+        if "ready" not in self.marks:
+            self.kill()
+        elif not self.gone.done():
+            self._process.send_signal(signal.SIGQUIT)
+
     def kill(self) -> None:
         """SIGKILL to all its processes, as the end of a container does; none is left once gone."""
         if not self.gone.done():
@@ -221,6 +308,14 @@ class Pod:
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _kill_strays(self) -> None:
+        """Also those that have left its process group, where there is a /proc to find them in."""
+        mark = f"{MARK}={self._mark}".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (process / "environ").read_bytes():
+                    os.kill(int(process.name), signal.SIGKILL)
 
     async def clean_up(self) -> None:
         """End whatever is left, and reap it."""
@@ -240,6 +335,7 @@ class Pod:
             self._process.wait()
         at = self.clock()
         self._kill_group()
+        self._kill_strays()
         status = self._process.wait()
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(self._exited, status, at)

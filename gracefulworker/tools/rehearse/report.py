@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from typing import Any, Protocol
@@ -66,6 +66,8 @@ def show(console: Console, results: list[Result]) -> None:
         console.print(verdict(result))
         if line := streams(result):
             console.print(line, markup=False)
+        for line in result.failed_pods[0].tail() if result.failed_pods else ():
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def verdict(result: Result) -> Text:
@@ -74,17 +76,23 @@ def verdict(result: Result) -> Text:
     text = f"{result.worker} lost {journal.lost} of {journal.asked} requests"
     if journal.lost:
         text += f": {in_words(journal.endings())}"
+    if result.lost_before:
+        text += f"; {result.lost_before} of them before any pod got SIGTERM"
     killed = sum("sigkill" in pod.marks for pod in result.old_pods)
     if killed:
         text += f"; {killed} of {len(result.old_pods)} pods had to be killed"
-    failed = [pod for pod in result.old_pods if pod.status != 0 and "sigkill" not in pod.marks]
-    if failed:
+    if failed := result.failed_pods:
         text += f"; {failed[0].name} exited with status {failed[0].status}"
     early = [pod for pod in result.old_pods if _gate_before_endpoint(pod)]
     if journal.lost and early:
         text += (
             f". The delay of {early[0].name} ended before its endpoint was gone:"
             f" graceful_delay has to be longer than the lag ({result.plan.lag:g} s)"
+        )
+    if journal.endings()[Ending.TIMEOUT.value] and journal.median_wait > result.plan.timeout / 10:
+        text += (
+            f". Those that were answered took {journal.median_wait:.1f} s in the median: the pods"
+            " may be too slow for this load (--rate, --connections, -- --threads 8)"
         )
     return Text(text + ".", style="bold green" if result.clean else "bold red")
 
@@ -95,15 +103,17 @@ def streams(result: Outcome) -> str:
     if not endings:
         return ""
     text = (
-        f"{result.worker}: of {endings.total()} streams without an end of their own"
-        f" {endings[Ending.OK.value]} were ended in order by their pods, and"
-        f" {endings[Ending.LEFT.value]} were still open when the load had ended"
+        f"{result.worker}: streams without an end of their own: {endings.total()}; ended in order"
+        f" by their pods: {endings[Ending.OK.value]}; still open when the load had ended:"
+        f" {endings[Ending.LEFT.value]}"
     )
-    if endings[Ending.TRUNCATED.value]:
-        text += (
-            f"; {endings[Ending.TRUNCATED.value]} were cut: the application has to look at"
-            " gracefulworker.draining() while it streams, and end by itself"
-        )
+    if cut := endings[Ending.TRUNCATED.value]:
+        text += f"; cut: {cut}"
+        if any(_is_ours(pod["marks"]) for pod in result.facts()):
+            text += (
+                " (the application has to look at gracefulworker.draining() while it streams, and"
+                " end by itself)"
+            )
     return f"{text}."
 
 
@@ -133,6 +143,11 @@ def as_json(results: Sequence[Outcome], command: str) -> dict[str, Any]:
     }
 
 
+def _is_ours(marks: Mapping[str, float]) -> bool:
+    """Whether a pod's log has told of our phases."""
+    return "lame_duck" in marks
+
+
 def _gate_before_endpoint(pod: Pod) -> bool:
     return pod.marks.get("gate", math.inf) < pod.marks.get("endpoint_gone", -math.inf)
 
@@ -154,6 +169,10 @@ def clients_table(results: Sequence[Outcome]) -> Table:
     for name in [*_kinds(results), None]:
         cells = [_cell(result, name) for result in results]
         table.add_row(Text(name or "all", "" if name else "bold"), *cells, end_section=bool(name))
+    lost = [x for r in results for x in r.journal.exchanges() if x.lost]
+    if meanings := {x.label: journal.MEANINGS[x.ending] for x in lost}:
+        table.caption = "; ".join(f"{label}: {meaning}" for label, meaning in meanings.items())
+        table.caption_justify = "left"
     return table
 
 

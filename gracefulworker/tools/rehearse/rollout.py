@@ -31,6 +31,9 @@ LOOK_PERIOD = 0.25
 LOAD_AT_MOST = 4.0
 AFTERWARDS = 0.5
 
+#: Seconds that the pods which are left at the end have for their hooks, and what is done at exit.
+QUITTING = 2.0
+
 Tell = Callable[[str], None]
 
 
@@ -76,6 +79,11 @@ class Result:
         """Those that were replaced."""
         return [pod for pod in self.pods if "sigterm" in pod.marks]
 
+    @property
+    def failed_pods(self) -> list[Pod]:
+        """Old ones that went by themselves, with another status than 0."""
+        return [pod for pod in self.old_pods if pod.status and "sigkill" not in pod.marks]
+
     def overtime(self, pod: Pod) -> float:
         """Seconds from the last active request, or the end of the delay, to the exit."""
         since = max(self.journal.last_active(pod.name), pod.marks.get("gate", pod.marks["sigterm"]))
@@ -109,11 +117,16 @@ class Result:
         return found
 
     @property
+    def lost_before(self) -> int:
+        """What was lost before any pod got SIGTERM, so not by a pod's end."""
+        first = min((pod.marks["sigterm"] for pod in self.old_pods), default=self.load[1])
+        return sum(x.lost and x.ended < first for x in self.journal.exchanges())
+
+    @property
     def clean(self) -> bool:
         """Nothing was lost, and each old pod went by itself with status 0."""
-        return not self.journal.lost and all(
-            pod.status == 0 and "sigkill" not in pod.marks for pod in self.old_pods
-        )
+        killed = any("sigkill" in pod.marks for pod in self.old_pods)
+        return not (self.journal.lost or killed or self.failed_pods)
 
 
 async def rehearse(
@@ -162,8 +175,8 @@ class _Rollout:
         self.clients.start()
         begin = self.journal.now()
         self._tasks.append(asyncio.ensure_future(self._watch()))
-        self.tell(f"{plan.pods} pods are ready, the load begins")
-        await asyncio.sleep(plan.warm_up)
+        self.tell("all pods are ready, the load begins")
+        await self.clients.warm_up()
         deletions = []
         for old in pods:
             new = await self._start()
@@ -186,12 +199,18 @@ class _Rollout:
         self._tell(f"{self.journal.now():5.1f} s  {what}")
 
     async def clean_up(self) -> None:
-        """End clients and pods, whatever happened; no pod lives when the first wait begins."""
-        for pod in self.pods:
-            pod.kill()
+        """End clients and pods, whatever happened, also when it is cancelled itself."""
         for task in self._tasks:
             task.cancel()
-        await self.clients.clean_up()
+        try:
+            for pod in self.pods:
+                pod.quit()
+            await self.clients.clean_up()
+            if self.pods:
+                await asyncio.wait([pod.gone for pod in self.pods], timeout=QUITTING)
+        finally:
+            for pod in self.pods:
+                pod.kill()
         for pod in self.pods:
             await pod.clean_up()
         if self._files is not None:
