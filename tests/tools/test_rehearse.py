@@ -11,7 +11,7 @@ import pytest
 from harness.documents import ROOT
 from harness.rehearsals import HERE, MOMENTS, PATIENCE, needs_kube_proxy, networks
 
-from gracefulworker.tools.cli.rehearse import command_line
+from gracefulworker.tools.cli.rehearse_common import command_line
 
 
 def test_ours_beside_stock(rehearse):

@@ -10,7 +10,7 @@ import struct
 
 import pytest
 
-from gracefulworker.tools.cli.rehearse import read_requests
+from gracefulworker.tools.cli.rehearse_common import read_requests
 from gracefulworker.tools.rehearse.balancer import Balancer
 from gracefulworker.tools.rehearse.journal import Close, Ending, Exchange, Journal, slept_through
 from gracefulworker.tools.rehearse.kubeproxy import _rules

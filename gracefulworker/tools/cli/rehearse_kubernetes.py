@@ -12,7 +12,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gracefulworker.tools.cli import rehearse as common
+from gracefulworker.tools.cli import rehearse_common as common
 
 if TYPE_CHECKING:
     from gracefulworker.tools.rehearse.kubectl import Kubectl
