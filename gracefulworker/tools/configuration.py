@@ -15,6 +15,7 @@ import functools
 import importlib
 import io
 import os
+import re
 import runpy
 import shlex
 import sys
@@ -210,6 +211,11 @@ def _parse(loaded: Configuration, source: str, arguments: Sequence[str]) -> dict
             loaded.is_open = True
         else:
             known.append(word)
+    for word in known:
+        if re.match(r"--?[\w-]+\s+\S", word):
+            sentence = f"`{word}` is one word: an option and its value are two, or have a = between"
+            loaded.mistakes.append((source, True, sentence))
+            loaded.is_open = True
     given = _Given()
     parser = _parser()
     try:

@@ -793,7 +793,7 @@ def test_shell_is_followed(text, words):
 def test_shell_branches_that_are_not_known_are_marked():
     text = "if [ $X = 1 ]; then A=1; one; else A=2; two; fi\nthree $A\n"
     one, two, three = shell.commands(text)
-    assert (one.condition, two.condition, three.condition) == ("[ $X = 1 ]", "[ $X = 1 ]", None)
+    assert (one.condition, two.condition, three.condition) == ("[ $X = 1 ]", "not [ $X = 1 ]", None)
     assert three.words == ["three", "$A"]
 
 

@@ -70,11 +70,16 @@ class Image:
         """Its file, and the line where the stage begins."""
         return self.file, self.place.line
 
-    @property
-    def takes_arguments(self) -> bool:
-        """Whether what it starts is up to the arguments that it is given."""
-        is_form = self.entrypoint is not None and self.entrypoint.words[:-1] != self.shell
-        return is_form and self.command is None
+    def on(self, base: Image) -> Image:
+        """The same image, made from one that is known."""
+        return replace(
+            self,
+            sh=base.sh,
+            entrypoint=self.entrypoint or base.entrypoint,
+            command=self.command or (base.command if self.entrypoint is None else None),
+            stop_signal=self.stop_signal or base.stop_signal,
+            environ=base.environ | self.environ,
+        )
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gracefulworker.tools.manifests import launch
 from gracefulworker.tools.manifests.dockerfile import Dockerfile, Image
@@ -64,18 +64,18 @@ class Images:
         What the user or the platform says comes first, then the name of the Dockerfile or of its
         directory. A single Dockerfile is taken for the only image that nothing else is known of.
         """
-        if unit.image == "" and unit.dockerfile is None:
+        if unit.image == "" and not unit.dockerfiles:
             return None, "it has neither a command nor an image here"
         reason = f"its image, {unit.image}, starts it: give its Dockerfile too"
         for name, path in self.by_name.items():
             if name in (unit.base, unit.image, unit.repository):
-                return self._built(path, unit.target), reason
+                return self._built([path], unit.target), reason
         for other in all_units:
-            if unit.dockerfile is None and other.dockerfile and other.image == unit.image:
-                return self._built(other.dockerfile, other.target), reason
-        if unit.dockerfile is not None:
-            reason = f"the image of {unit.dockerfile} starts it: give that too"
-            return self._built(unit.dockerfile, unit.target), reason
+            if not unit.dockerfiles and other.dockerfiles and other.image == unit.image:
+                return self._built(other.dockerfiles, other.target), reason
+        if unit.dockerfiles:
+            reason = f"the image of {unit.dockerfiles[0]} starts it: give that too"
+            return self._built(unit.dockerfiles, unit.target), reason
         named = [file for file in self.dockerfiles if unit.base in _names(file.file)]
         if len(named) == 1:
             return self._stage_of(named[0], unit.target), reason
@@ -88,18 +88,34 @@ class Images:
         candidates = {
             one.repository for one in all_units if one.image and one.base not in OWN_START
         }
-        is_claimed = self.by_name or any(one.dockerfile for one in all_units)
+        is_claimed = self.by_name or any(one.dockerfiles for one in all_units)
         if len(self.dockerfiles) == len(candidates) == 1 and not is_claimed:
             return self._stage_of(self.dockerfiles[0], unit.target), reason
         return None, reason
 
-    def _built(self, path: str, target: str) -> Image | None:
-        same = [
-            file
+    def _built(self, paths: Sequence[str], target: str) -> Image | None:
+        by_path = {os.path.realpath(file.file): file for file in self.dockerfiles}
+        found = (by_path[path] for path in map(os.path.realpath, paths) if path in by_path)
+        file = next(found, None)
+        return None if file is None else self._stage_of(file, target)
+
+    def inherit(self, units: Sequence[Unit]) -> None:
+        """Have each stage start as its base does, where that is built from one of the files."""
+        files = {
+            unit.image: self._built(unit.dockerfiles, unit.target)
+            for unit in units
+            if unit.image and unit.dockerfiles
+        }
+        self.dockerfiles = [
+            replace(
+                file,
+                stages=tuple(
+                    stage.on(base) if (base := files.get(stage.base)) is not None else stage
+                    for stage in file.stages
+                ),
+            )
             for file in self.dockerfiles
-            if os.path.realpath(file.file) == os.path.realpath(path)
         ]
-        return self._stage_of(same[0], target) if same else None
 
     def _stage_of(self, file: Dockerfile, target: str) -> Image | None:
         image = file.stage(target) if target else None

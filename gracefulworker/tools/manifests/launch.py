@@ -48,7 +48,13 @@ WRAPPERS = INITS | {
 SUPERVISORS = frozenset({"supervisord", "circusd", "runsvdir", "s6-svscan", "honcho", "foreman"})
 
 #: Programs whose arguments may name gunicorn without starting it.
-_MENTIONING = frozenset({"pip", "pip3", "echo", "printf", "pkill", "pgrep", "killall", "grep"})
+_MENTIONING = frozenset(
+    {
+        *("pip", "pip3", "echo", "printf", "pkill", "pgrep", "killall", "grep", "which", "type"),
+        *("mkdir", "chown", "chmod", "rm", "touch", "cp", "mv", "ln", "ls", "cat", "sed", "tee"),
+        *("install", "useradd", "adduser", "groupadd", "apt-get", "apk", "hash", "stat", "id"),
+    }
+)
 
 #: gunicorn as a word of a command line, or of a text in one.
 NAMED = re.compile(r"(^|[\s/;&'\"])gunicorn(\s|\Z)")
@@ -100,6 +106,9 @@ class Word(str):
         return word
 
 
+#: What clients see of some of the shells that stay.
+CUT_AT_ONCE = "every request under way is cut at once"
+
 #: What is to be done with a command below a shell that stays, by where it stands.
 _FIXES = {
     "": "write `exec` before `{}` in the shell (and no trap), or start gunicorn without a shell "
@@ -120,14 +129,14 @@ class Holder:
     :param name: as in "the shell that runs this script".
     :param place: where it starts what leads to gunicorn.
     :param reason: the rest of a sentence that begins with the name.
-    :param cuts_after: seconds until everything is cut after SIGTERM; None if that is up to others.
+    :param effect: what clients see; "" where that is up to what runs the shell.
     """
 
     name: str
     place: Place
     fix: str
     reason: str = "does not pass SIGTERM on"
-    cuts_after: float | None = None
+    effect: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,6 +168,7 @@ class Surroundings:
     :param sh: what plain ``sh`` is.
     :param gaps: collects why it is not known what is started: sentences.
     :param beside: collects what may start another gunicorn where one is found: sentences.
+    :param is_supervised: whether supervisord's configuration is among the files.
     :param used: collects the origins of the scripts that are run.
     """
 
@@ -168,6 +178,7 @@ class Surroundings:
     depth: int = 0
     gaps: list[str] = field(default_factory=list)
     beside: list[str] = field(default_factory=list)
+    is_supervised: bool = False
     used: set[tuple[str, int]] = field(default_factory=set)
 
     def miss(self, gap: str) -> None:
@@ -181,7 +192,7 @@ def find(words: Sequence[str], place: Place, around: Surroundings) -> list[Launc
 
     When there is none, `around.gaps` says what could not be followed, if anything.
     """
-    if not words or around.depth > _MAX_DEPTH:
+    if not words or words[0].startswith("-") or around.depth > _MAX_DEPTH:
         return []
     name, rest = os.path.basename(words[0]), words[1:]
     place = getattr(words[0], "place", place)
@@ -229,6 +240,8 @@ def _from_unknown(
             around.miss(f"{said} was not given, if it is a script")
         return found
     named = [word for word in words if NAMED.search(word) or word.startswith("--gunicorn")]
+    if name == "supervisord" and around.is_supervised:
+        return []
     if name in SUPERVISORS:
         around.miss(f"{name} starts what its own configuration says: give that")
     elif NAMED.match(words[0]) and len(words[0].split()) > 1:
@@ -415,7 +428,7 @@ def _from_su(name: str, words: Sequence[str], place: Place, around: Surroundings
         place,
         "gosu, su-exec or setpriv in its place, which become what they run",
         "passes SIGTERM on, and kills what it has started 2 s later",
-        cuts_after=2.0,
+        "every request that takes longer than 2 s is cut",
     )
     if "-c" in words:
         found = _from_shell("bash", "bash", words[words.index("-c") :], place, around)
@@ -431,7 +444,9 @@ def _from_script(source: Source, words: Sequence[str] | None, around: Surroundin
         if "gunicorn" in source.text:
             around.miss(f"{source.name} is no shell script")
         return []
-    return in_text(source.text, place, around, words, _above_script)
+    kind = source.interpreter if source.interpreter != "sh" else around.sh
+    stays = functools.partial(_above_script, kind=SHELLS.get(kind, kind))
+    return in_text(source.text, place, around, words, stays)
 
 
 def of_script(source: Source, around: Surroundings) -> list[Launch]:
@@ -439,9 +454,9 @@ def of_script(source: Source, around: Surroundings) -> list[Launch]:
     return _from_script(source, None, around)
 
 
-def _above_script(command: shell.Command, at: Place) -> Holder | None:
+def _above_script(command: shell.Command, at: Place, kind: str) -> Holder | None:
     """The shell that runs a script stays, whichever it is, unless the command has an exec."""
-    return _stays(command, at, "the shell that runs this script")
+    return _stays(command, at, "the shell that runs this script", kind == "bash")
 
 
 def _above_text(
@@ -455,28 +470,40 @@ def _above_text(
             return None
         if kind == "busybox" and command.is_tail and not text.endswith("\n"):
             return None
-    return _stays(command, at, f"`{name} -c`" if name == kind else f"`{name} -c` ({kind})")
+    said = f"`{name} -c`" if name == kind else f"`{name} -c` (taken for {kind})"
+    return _stays(command, at, said, kind == "bash")
 
 
-def _stays(command: shell.Command, at: Place, name: str) -> Holder | None:
+def _stays(command: shell.Command, at: Place, name: str, is_bash: bool) -> Holder | None:
     if command.is_exec and not command.beside:
         return None
-    word = command.words[0] if len(command.words[0]) < 40 else "the command"
-    trap, held = command.trap, Holder(name, at, _FIXES[command.beside].format(word))
+    word = command.first if len(command.first) < 40 else "the command"
+    held = Holder(name, at, _FIXES[command.beside].format(word))
+    trap = command.trap or (command.at_exit if is_bash else None)
     if trap is None:
-        return held
+        if command.beside != "background" or command.is_followed or command.waits:
+            return held
+        return replace(
+            held,
+            reason="ends as soon as it has started gunicorn in the background",
+            effect="a container ends with it, and gunicorn is killed",
+        )
     if command.beside != "background":
         reason = "runs its trap for SIGTERM only when gunicorn, in the foreground, ends"
         return replace(held, reason=reason)
     if trap.is_quick:
         reason = "has a trap for SIGTERM that sends gunicorn a signal which stops it at once"
-        return replace(held, reason=reason, cuts_after=0.0)
+        return replace(held, reason=reason, effect=CUT_AT_ONCE)
     if not trap.passes_on:
         return replace(held, reason="has a trap for SIGTERM that does not pass it on")
     if not command.waits and command.is_followed:
-        reason = "runs its trap for SIGTERM only when what is in the foreground ends"
-        return replace(held, reason=reason)
+        return replace(
+            held,
+            reason="runs its trap for SIGTERM only when what is in the foreground ends",
+            effect="gunicorn hears nothing of the stop until then, and SIGKILL cuts what is still "
+            "under way when the period is over",
+        )
     if not trap.waits and command.waits < 2:
         reason = "ends when its trap has run (SIGTERM ends its wait), and the container with it"
-        return replace(held, reason=reason, cuts_after=0.0)
+        return replace(held, reason=reason, effect=CUT_AT_ONCE)
     return None

@@ -21,6 +21,7 @@ from gracefulworker.tools.manifests.images import OWN_START, Images
 from gracefulworker.tools.manifests.launch import Launch, Surroundings, Word
 from gracefulworker.tools.manifests.scripts import Scripts
 from gracefulworker.tools.manifests.servers import Cluster, Container, Pod, Server, known_in
+from gracefulworker.tools.manifests.shell import OTHERWISE
 from gracefulworker.tools.manifests.sources import InputError, Place, Source, unrendered
 from gracefulworker.tools.manifests.units import Stop, Unit, referring
 
@@ -93,6 +94,7 @@ class Reader:
     #: A config file that lies beside what was given. It is not run unless the user asks for that.
     config_beside: str | None = None
     images: Images = field(init=False)
+    _compose: list[Node] = field(default_factory=list)
     _systemd: list[Source] = field(default_factory=list)
     _drop_ins: list[Source] = field(default_factory=list)
 
@@ -106,9 +108,10 @@ class Reader:
             self.config_beside = beside
         try:
             if source.kind == "yaml":
-                known = [self._add_document(one, source) for one in documents.parse(source)]
+                found = documents.parse(source)
+                known = [self._add_document(one, source) for one in found]
                 if not any(known):
-                    self._pass_over(source)
+                    self._pass_over(source, found)
             elif source.kind == "dockerfile":
                 self.images.dockerfiles.append(dockerfile.read(source))
             elif source.kind == "procfile":
@@ -119,6 +122,7 @@ class Reader:
                 self._drop_ins.append(source)
             elif source.kind == "supervisord":
                 self.units += units.of_supervisord(source)
+                self.scripts.is_supervised = True
             elif source.kind == "fly":
                 self.units += units.of_fly(source)
             elif source.kind == "other":
@@ -128,12 +132,14 @@ class Reader:
         except InputError as error:
             self.errors.append(error)
 
-    def _pass_over(self, source: Source) -> None:
-        if "gunicorn" in source.text:
+    def _pass_over(self, source: Source, found: Sequence[Node] = ()) -> None:
+        """Name a file that may start gunicorn, and is of no kind that is known."""
+        in_line = re.search(r"\bgunicorn[\"',]*[ \t]+[\"'$-]*\w", source.text)
+        if source.kind == "other" or in_line or any(map(_may_start_gunicorn, found)):
             why = "it names gunicorn, in a form that is not read here"
             place = Place(source.file, 1, "")
             self.not_judged.append(Unjudged(f"the file {source.name}", place, why))
-        elif source.kind == "yaml":
+        else:
             self.passed_over.append(source.file)
 
     def _add_document(self, document: Node, source: Source) -> bool:
@@ -156,7 +162,7 @@ class Reader:
             self._add_knative(name, document)
             return True
         elif document["services"].is_mapping and not kind:
-            self.units += units.of_compose(document)
+            self._compose.append(document)
             return True
         elif (task := _task_definition(document)) is not None:
             self.units += units.of_task_definition(*task)
@@ -208,6 +214,14 @@ class Reader:
     def servers(self) -> list[Server]:
         """Return every gunicorn in what was taken in."""
         found = []
+        overrides = [one for one in self._compose if _is_override(one.file)]
+        for document in self._compose:
+            # `docker compose up` merges the two by itself.
+            merged = [one for one in overrides if _is_override(one.file, document.file)]
+            if document not in overrides or not any(
+                _is_override(document.file, one.file) for one in self._compose
+            ):
+                self.units += units.of_compose(document, *merged)
         units_given = {source.unit for source in self._systemd}
         for source in self._systemd:
             changes = [one for one in self._drop_ins if one.unit == source.unit]
@@ -223,6 +237,7 @@ class Reader:
             if self._has_image(pod, node)
         ]
         all_units = [*(unit for unit, _ in in_pods), *self.units]
+        self.images.inherit(all_units)
         for unit, pod in in_pods:
             found += self._of_unit(unit, all_units, pod)
         self._pass_over_inits()
@@ -318,7 +333,7 @@ class Reader:
         if not launches:
             self._other(unit, words, image, reason, around)
             return []
-        if image is None and unit.image and not unit.words and unit.arguments:
+        if image is None and not unit.words and unit.arguments:
             around.miss("the ENTRYPOINT of its image is not known")
         self._note_gaps(unit.name, around)
         if unit.node is not None:
@@ -347,7 +362,11 @@ class Reader:
             self.others.append((unit.name, unit.place, unit.base))
         elif around.gaps:
             self.not_judged.append(Unjudged(unit.name, unit.place, "; ".join(around.gaps)))
-        elif words and (unit.words or image is not None or os.path.basename(words[0]) in PROGRAMS):
+        elif words and (
+            unit.words
+            or os.path.basename(words[0]) in PROGRAMS
+            or (image is not None and not words[0].startswith("-"))
+        ):
             self.others.append((unit.name, unit.place, launch.program(words, around)))
         else:
             if image is not None:
@@ -371,7 +390,7 @@ class Reader:
                 self._note_gaps(name, around)
                 found += self._servers(name, launches, image.environ, image=image)
                 continue
-            if image.takes_arguments:
+            if image.command is None and _reads_arguments(image, around):
                 around.miss("what it starts depends on the arguments that it is given")
             unit = Unit(name, place, image="its own")
             self._other(unit, image.words, image, "", around)
@@ -453,10 +472,12 @@ class Reader:
     ) -> list[Server]:
         """One for each way in which gunicorn may be started; the developer's is left out."""
         served = [one for one in launches if "--reload" not in one.arguments] or launches
+        conditions = {one.condition for one in served}
         for one in served:
-            if one.condition is not None:
+            condition = (one.condition or "").removeprefix(OTHERWISE)
+            if one.condition is not None and not {condition, OTHERWISE + condition} <= conditions:
                 self._note(
-                    f"{name}: whether gunicorn is started depends on `{one.condition}`, and it is "
+                    f"{name}: whether gunicorn is started depends on `{condition}`, and it is "
                     "judged as if it were"
                 )
         self.judged.append(name)
@@ -515,6 +536,25 @@ class Reader:
             server.ours = settings.read(server.read.cfg, environ, server.read.names)
         except settings.SettingsError as error:
             server.refusal = str(error)
+
+
+def _is_override(file: str, of: str | None = None) -> bool:
+    """Whether a compose file is called as one that is merged into another, or into this one."""
+    directory, name = os.path.split(file)
+    stem, dot, rest = name.partition(".override.")
+    others = [os.path.join(directory, f"{stem}.{end}") for end in ("yml", "yaml")]
+    return bool(dot) and rest in ("yml", "yaml") and (of is None or of in others)
+
+
+def _reads_arguments(image: dockerfile.Image, around: Surroundings) -> bool:
+    """Whether what an image starts depends on arguments: a wrapper's, or those that a script uses.
+
+    A shell form has none.
+    """
+    name = os.path.basename(image.words[0]) if image.words else ""
+    if name in around.scripts:
+        return re.search(r"\$[@*1]|\$\{[@*1]", around.scripts[name].text) is not None
+    return name in launch.WRAPPERS
 
 
 def _may_start_gunicorn(document: Node) -> bool:

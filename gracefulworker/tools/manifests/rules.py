@@ -234,10 +234,8 @@ def sigterm_lost(server: Server) -> Iterator[Mistake]:
 def _held(server: Server, holder: launch.Holder) -> Mistake:
     stop = server.stop
     is_child = server.launch.has_init or (stop is not None and stop.to == "child")
-    if holder.cuts_after:
-        effect = f"every request that takes longer than {holder.cuts_after:g} s is cut"
-    elif holder.cuts_after is not None:
-        effect = "every request under way is cut at once"
+    if holder.effect:
+        effect = holder.effect
     elif is_child:
         effect = (
             "the shell ends at SIGTERM, and what it has started is killed or left behind: every "

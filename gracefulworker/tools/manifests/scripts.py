@@ -17,8 +17,12 @@ from gracefulworker.tools.manifests.sources import Source
 
 @dataclass
 class Scripts:
-    """All scripts, and those that something runs."""
+    """All scripts, and those that something runs.
 
+    :param is_supervised: whether supervisord's configuration is among the files, too.
+    """
+
+    is_supervised: bool = False
     sources: list[Source] = field(default_factory=list)
     #: The origins of those that something runs.
     _used: set[tuple[str, int]] = field(default_factory=set)
@@ -59,7 +63,7 @@ class Scripts:
             same = [s for s in self.sources if f"/{os.path.normpath(s.file)}".endswith(f"/{end}")]
             if same:
                 found[os.path.basename(target)] = self._nearest(same, file)
-        return Surroundings(found, environ, sh, used=self._used)
+        return Surroundings(found, environ, sh, is_supervised=self.is_supervised, used=self._used)
 
     def _nearest(self, sources: Sequence[Source], file: str) -> Source:
         """The one that has most directories in common with a file."""

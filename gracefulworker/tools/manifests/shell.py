@@ -38,6 +38,9 @@ _MAX_DEPTH = 20
 #: A part of a word that is not known keeps this sign, as it was written.
 UNKNOWN = "$"
 
+#: Before the condition of what an ``else`` holds.
+OTHERWISE = "not "
+
 _NAME = re.compile(r"[A-Za-z_]\w*\Z")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)\Z", re.DOTALL)
 _ESCAPED = re.compile(r"\\(\n|.)", re.DOTALL)
@@ -95,6 +98,7 @@ class Command:
     """One simple command.
 
     :param line: where it begins, from 1.
+    :param first: its first word as it is written, without an ``exec`` before it.
     :param words: its words; a part that is not known is left as it is written.
     :param assigned: the exported variables that the text has set, and those before the command.
     :param beside: ``background``, ``pipeline`` or ``subshell`` when another process than the shell
@@ -106,12 +110,14 @@ class Command:
     :param in_loop: it may be run several times.
     :param condition: what decides whether it is run, when that is not known.
     :param trap: the last one for SIGTERM in the text.
+    :param at_exit: the one for EXIT, which bash runs at SIGTERM, too.
     :param is_trapped: the text has a trap for any signal, so the shell does not give its place up.
     :param is_followed: another command of the text is run after it.
     :param waits: the ``wait`` commands (a loop counts twice) after it.
     """
 
     line: int
+    first: str = ""
     words: list[str] = field(default_factory=list)
     assigned: dict[str, str] = field(default_factory=dict)
     is_exec: bool = False
@@ -122,6 +128,7 @@ class Command:
     in_loop: bool = False
     condition: str | None = None
     trap: Trap | None = None
+    at_exit: Trap | None = None
     is_trapped: bool = False
     is_followed: bool = False
     waits: int = 0
@@ -222,6 +229,7 @@ def commands(
     for number, command in enumerate(walk.found):
         action = walk.state.trap if walk.state.trap is not None else walk.actions[number]
         command.trap = None if action is None else walk.trapped(action)
+        command.at_exit = walk.trapped(walk.at_exit) if walk.at_exit else None
         command.is_trapped = walk.is_trapped
         command.is_followed = number + 1 < len(walk.found)
         waits -= walk.waits[number]
@@ -302,6 +310,7 @@ class _Walk:
         self.is_trapped = False
         #: For each command the trap for SIGTERM that was set before it.
         self.actions: list[str | None] = []
+        self.at_exit = ""
         #: All functions, also those that are defined after the trap that calls them.
         self.functions: dict[str, Any] = {}
         self.steps = 0
@@ -476,7 +485,8 @@ class _Walk:
                 self._sequence(body, is_last)
                 return
             self.state = before.copy()
-            self._if(label, functools.partial(self._sequence, body, is_last))
+            condition = label if tests else f"{OTHERWISE}{label}"
+            self._if(condition, functools.partial(self._sequence, body, is_last))
             ways.append(self.state)
             self.state = before
             if truth is True:
@@ -639,6 +649,8 @@ class _Walk:
             elif child.is_named:
                 words += self.fields(child)
         is_exec = is_timed = False
+        if words[:1] == ["command"] and words[1:2] in (["-v"], ["-V"]):
+            return  # it looks for a program
         while words[:1] and words[0] in ("exec", "command", "builtin", "time", "nohup"):
             is_exec |= words[0] == "exec"
             is_timed |= words[0] == "time"
@@ -660,6 +672,7 @@ class _Walk:
         self.found.append(
             Command(
                 line=self.offset + (name or node).start_point[0] + 1,
+                first=words[0] if is_exec or name is None else _source_text(name),
                 words=words,
                 assigned={**exported, **assigned},
                 is_exec=is_exec,
@@ -775,6 +788,8 @@ class _Walk:
         if words[:1] == ["--"]:
             words = words[1:]
         self.is_trapped |= len(words) > 1 and words[0] != "-"
+        if {"EXIT", "0"} & {word.upper() for word in words[1:]}:
+            self.at_exit = words[0]
         if len(words) < 2 or not _SIGTERM & {word.upper() for word in words[1:]}:
             return
         action = words[0]
@@ -787,6 +802,8 @@ class _Walk:
         """What a trap's text does, with the functions that it calls, and those that these call."""
         functions = self.functions
         text = action
+        if re.search(r"\bexit\b", action) and action != self.at_exit:
+            text += f"\n{self.at_exit}"
         seen: set[str] = set()
         for _ in range(_MAX_DEPTH):
             called = {name for name in functions if re.search(rf"\b{re.escape(name)}\b", text)}

@@ -22,6 +22,14 @@ SKIPPED_DIRECTORIES = frozenset({"node_modules", "site-packages", "venv", "__pyc
 #: What stands before the interpreter in a script's first line; the second is s6-overlay's.
 _BEFORE_INTERPRETERS = frozenset({"env", "with-contenv"})
 
+#: Hidden directories, and files, that say how something is deployed.
+DEPLOYING = frozenset(
+    {
+        *(".copilot", ".deploy", ".do", ".docker", ".ebextensions", ".helm", ".k8s", ".kube"),
+        *(".kubernetes", ".openshift", ".platform", ".platform.app.yaml", ".upsun"),
+    }
+)
+
 #: The interpreters of what is read as a script.
 _SHEBANG = re.compile(rb"#!.*\b(sh|ash|bash|dash|ksh|zsh)\b")
 
@@ -34,13 +42,14 @@ _PROGRAM = re.compile(rb"^\s*\[program:", re.MULTILINE)
 _MANIFEST = re.compile(rb'^\s*\{?\s*"?(apiVersion|kind)"?\s*:', re.MULTILINE)
 
 
-#: What a JSON file has that is one: Kubernetes' or ECS'.
-_JSON_MANIFEST = re.compile(rb'"(apiVersion|containerDefinitions)"\s*:')
+#: What a JSON file has that may be one: Kubernetes', ECS' or Railway's.
+_JSON_MANIFEST = re.compile(rb'"(apiVersion|containerDefinitions|image|startCommand)"\s*:')
 
 #: Terraform, Nomad, templates and so on (and execline): they may start gunicorn, and are named.
 _OTHER = (".tf", ".hcl", ".nomad", ".toml", ".tpl", ".tmpl", ".j2", ".jinja", ".jinja2", ".jnj")
 
-#: gunicorn with something after it, which is no version.
+#: gunicorn, and gunicorn with something after it, which is no version.
+_NAMES = re.compile(rb"\bgunicorn\b")
 _STARTS = re.compile(rb"\bgunicorn[\"',]*[ \t]+[\"'\w$-]")
 
 
@@ -130,7 +139,7 @@ def read(path: str) -> Iterator[Source | InputError]:
         count = 0
         for directory, below, names in os.walk(path, onerror=lambda e: failed.append(_failed(e))):
             below[:] = sorted(
-                d for d in below if not d.startswith(".") and d not in SKIPPED_DIRECTORIES
+                name for name in below if name not in SKIPPED_DIRECTORIES and not _is_hidden(name)
             )
             if "Chart.yaml" in names and "templates" in below:
                 below.remove("templates")
@@ -141,12 +150,16 @@ def read(path: str) -> Iterator[Source | InputError]:
                 # A JSON file in a directory is rarely a manifest.
                 kind = None if name.endswith(".json") else _kind(file)
                 kind = kind or _kind_within(file)
-                if kind is not None and not name.startswith(".") and os.path.isfile(file):
+                if kind is not None and not _is_hidden(name) and os.path.isfile(file):
                     count += 1
                     yield _read_file(file, kind)
         yield from failed
         if not count and not failed:
             yield InputError(path, 0, "is a directory without any file that is read here")
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") and name not in DEPLOYING
 
 
 def _failed(error: OSError) -> InputError:
@@ -192,8 +205,12 @@ def _kind_of_data(data: bytes, extension: str) -> str | None:
         return "supervisord"
     if extension == ".json" and _JSON_MANIFEST.search(data):
         return "yaml"
-    is_other = extension in _OTHER or (not extension and b"execlineb" in data.split(b"\n", 1)[0])
-    return "other" if is_other and _STARTS.search(data) else None
+    if extension in _OTHER:
+        # Where its arguments may stand on the next line, the name is enough.
+        pattern = _STARTS if extension == ".toml" else _NAMES
+        return "other" if pattern.search(data) else None
+    is_execline = not extension and b"execlineb" in data.split(b"\n", 1)[0]
+    return "other" if is_execline and _NAMES.search(data) else None
 
 
 def _read_file(file: str, kind: str | None = None) -> Source | InputError:

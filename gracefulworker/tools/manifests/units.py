@@ -57,7 +57,7 @@ class Unit:
     :param arguments: what stands in the place of the image's CMD.
     :param environ: its variables; None where the value comes from elsewhere.
     :param image: the name of its image, "" where there is none.
-    :param dockerfile: the file that its image is built from, if the platform says so.
+    :param dockerfiles: where the file may be that its image is built from, if the platform says so.
     :param node: the container in its manifest.
     """
 
@@ -67,7 +67,7 @@ class Unit:
     arguments: Sequence[str] = ()
     environ: Mapping[str, str | None] = field(default_factory=dict)
     image: str = ""
-    dockerfile: str | None = None
+    dockerfiles: Sequence[str] = ()
     target: str = ""
     stop: Stop | None = None
     node: Node | None = None
@@ -121,10 +121,13 @@ def _split(text: str) -> list[str]:
 # -- compose
 
 
-def of_compose(document: Node) -> Iterator[Unit]:
-    """The services of a compose file."""
-    for name, node in document["services"].pairs():
-        service = _Service(_extended(document["services"], node))
+def of_compose(*documents: Node) -> Iterator[Unit]:
+    """The services of a compose file, and of those that are merged into it, in their order."""
+    names = dict.fromkeys(name for one in documents for name, _ in one["services"].pairs())
+    for name in names:
+        found = [one["services"] for one in reversed(documents) if one["services"][name]]
+        nodes = [node for services in found for node in _extended(services, services[name])]
+        node, service = nodes[0], _Service(nodes)
         period = service["stop_grace_period"]
         signal = service["stop_signal"]
         stop = Stop(
@@ -138,11 +141,9 @@ def of_compose(document: Node) -> Iterator[Unit]:
         )
         build = service["build"]
         context = _interpolated(build if build.text else build["context"]) or "."
-        path = None
+        paths: list[str] = []
         if build:
-            parts = (os.path.dirname(document.file), context)
-            name_of_file = _interpolated(build["dockerfile"]) or "Dockerfile"
-            path = os.path.normpath(os.path.join(*parts, name_of_file))
+            paths = _below(documents[0].file, context, _interpolated(build["dockerfile"]))
         command = service["command"]
         environ: dict[str, str | None] = {}
         for one in reversed(service.nodes):
@@ -154,10 +155,21 @@ def of_compose(document: Node) -> Iterator[Unit]:
             _compose_words(command),
             environ,
             _interpolated(service["image"]),
-            path,
+            paths,
             _interpolated(build["target"]),
             stop,
         )
+
+
+def _below(file: str, context: str, name: str) -> list[str]:
+    """Where a Dockerfile may be: below the compose file's directory, or, since a path is relative
+    to the first of several files, below one above it."""
+    directory, found = os.path.dirname(file), []
+    while True:
+        found.append(os.path.normpath(os.path.join(directory, context, name or "Dockerfile")))
+        if directory in ("", os.sep):
+            return found
+        directory = os.path.dirname(directory)
 
 
 @dataclass(frozen=True)
@@ -379,7 +391,7 @@ def of_supervisord(source: Source) -> Iterator[Unit]:
             seconds_of(options.get("stopwaitsecs", "10")),
             place("stopwaitsecs" if is_set else "command"),
             is_set,
-            "stopwaitsecs={}",
+            "stopwaitsecs={} (and in a container a period of its own that is longer)",
             signal,
             "all" if to_all else "child",
         )
@@ -445,17 +457,13 @@ def of_fly(source: Source) -> Iterator[Unit]:
     build = data.get("build")
     build = build if isinstance(build, dict) else {}
     directory = os.path.dirname(source.file)
-    path = (
-        None
-        if build.get("image")
-        else os.path.join(directory, str(build.get("dockerfile", "Dockerfile")))
-    )
+    path = os.path.join(directory, str(build.get("dockerfile", "Dockerfile")))
     common = Unit(
         "Fly.io app",
         place("app"),
         environ=environ,
         image=str(build.get("image", "")),
-        dockerfile=path,
+        dockerfiles=() if build.get("image") else (path,),
         target=str(build.get("build-target", "")),
         stop=stop,
     )

@@ -1,0 +1,3 @@
+#!/bin/sh
+gunicorn app:app &
+echo started

@@ -1,0 +1,5 @@
+#!/bin/sh
+gunicorn app:app &
+p=$!
+trap "kill -TERM $p; wait $p" EXIT
+wait $p

@@ -1,0 +1,3 @@
+#!/bin/sh
+mkdir -p /run/gunicorn
+if command -v gunicorn >/dev/null; then exec gunicorn a:a; fi

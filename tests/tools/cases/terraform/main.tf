@@ -1,0 +1,2 @@
+command = ["gunicorn"]
+args = ["x"]
