@@ -475,7 +475,8 @@ def test_json_fields(check):
     }
     assert report["schema"] == 1
     assert report["findings"][0].keys() == {
-        *("rule", "severity", "server", "file", "line", "field", "mistake", "effect", "fix")
+        *("rule", "severity", "server", "file", "line", "field", "mistake", "effect", "fix"),
+        "also",
     }
 
 

@@ -30,7 +30,13 @@ TABLE = {
     "print-only.yaml": ("", 0, 0, 1),
     "help-in-variable.yaml": ("options!13", 1, 0, 0),
     # Which image is whose.
-    "base-that-is-built": ("", 1, 0, 1),
+    "script-of-the-image": ("sigterm-lost!2 no-delay!2", 2, 0, 0),
+    "script-by-path": ("", 0, 1, 1),
+    "plain-dockerfile": ("readiness-probe:4 no-delay!2", 2, 0, 1),
+    "build-beside": ("readiness-probe:4 no-delay!2", 1, 1, 0),
+    "base-is-known": ("", 0, 1, 0),
+    "shared-script": ("sigterm-lost!1", 2, 0, 0),
+    "base-that-is-built": ("", 1, 1, 0),
     "context-above": ("", 1, 0, 0),
     "both-branches": ("", 1, 0, 0),
     "cmd-args-other": ("", 1, 1, 0),
@@ -166,6 +172,8 @@ TABLE = {
     "worker-plain.yaml": ("options!11", 1, 0, 0),
     "one-bad-value.yaml": ("options!13", 1, 0, 0),
     # Balancers, sidecars, probes.
+    "proxy-of-ones-own": ("sidecar!4", 1, 1, 0),
+    "reload.yaml": ("no-delay!4", 1, 0, 0),
     "bind-variable.yaml": ("", 1, 0, 0),
     "liveness-tcp.yaml": ("", 1, 0, 0),
     "readiness-true.yaml": ("readiness-probe:12", 1, 0, 0),

@@ -100,16 +100,20 @@ def run(arguments: argparse.Namespace) -> int:
         return _refuse(str(error))
     # A service that may be started in several ways is judged for each of them.
     findings: dict[object, rules.Finding] = {}
+    also: dict[object, list[str]] = {}
     for server in found:
         for finding in rules.judge(server):
-            findings.setdefault((finding.rule, finding.place, finding.mistake), finding)
+            same = (finding.rule, finding.place, finding.mistake, finding.effect)
+            first = findings.setdefault(same, finding)
+            if finding.server not in (first.server, *also.setdefault(id(first), [])):
+                also[id(first)].append(finding.server)
     hidden = Counter(finding.rule for finding in findings.values() if finding.rule in ignored)
     shown = [finding for finding in findings.values() if finding.rule not in ignored]
     report = {
         "schema": SCHEMA,
         "files": len({one.file for one in inputs}),
         "servers": len(files.judged),
-        "findings": [_flat(finding) for finding in shown],
+        "findings": [_flat(finding) | {"also": also[id(finding)]} for finding in shown],
         "ignored": {name: hidden[name] for name in dict.fromkeys(ignored)},
         "judged": files.judged,
         "not_judged": [
@@ -157,6 +161,8 @@ def _print(report: dict[str, Any]) -> None:
         _line(f"{place}: {one['severity']}: {one['rule']}: {one['mistake']}")
         where = f"{one['server']}: {one['field']}" if one["field"] else one["server"]
         _line(f"    where    {where}")
+        if one["also"]:
+            _line(f"    also     {'; '.join(one['also'])}")
         _line(f"    clients  {one['effect']}")
         _line(f"    fix      {one['fix']}")
     for one in report["unreadable"]:

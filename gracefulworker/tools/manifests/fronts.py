@@ -45,17 +45,13 @@ class Front(NamedTuple):
     """A container of the pod through which clients reach gunicorn."""
 
     node: Node
+    program: str
     is_sure: bool  #: whether the files say so, and not its program alone
 
     @property
     def name(self) -> str:
         """As in "the container web"."""
         return f"the container {self.node['name'].text}"
-
-    @property
-    def image(self) -> str:
-        """The last part of its image's name."""
-        return base_of(self.node["image"].text or "")
 
     @property
     def is_native(self) -> bool:
@@ -71,7 +67,7 @@ class Front(NamedTuple):
         """What ends it after so many seconds, for a sentence."""
         if not self.is_native:
             return f"a preStop sleep of {seconds:g} s for {self.name}"
-        if self.image not in NGINXES:
+        if self.program not in NGINXES:
             return f"a preStop hook for {self.name} that makes it quit after {seconds:g} s"
         command = f'["sh", "-c", "sleep {seconds:g}; kill -QUIT 1; sleep 1"]'
         return f"the preStop hook {command} for {self.name}"
@@ -107,10 +103,11 @@ def in_front(server: Server) -> list[Front]:
             continue
         ports = {port[key].text for port in node["ports"] for key in ("name", "containerPort")}
         is_target = bool(targets & ports)
-        if _is_proxy(node) and (is_target or not targets & _all_ports(server.pod)):
-            found.append(Front(node, is_target or is_hidden))
+        program = _program(server.pod, node)
+        if program in PROXIES and (is_target or not targets & _all_ports(server.pod)):
+            found.append(Front(node, program, is_target or is_hidden))
         elif is_target and is_hidden:
-            found.append(Front(node, True))
+            found.append(Front(node, program, True))
     return found
 
 
@@ -133,12 +130,13 @@ def _all_ports(pod: Pod) -> set[str | None]:
     }
 
 
-def _is_proxy(node: Node) -> bool:
-    """Whether a container runs one of the proxies; one of their images may run something else."""
-    words = [word.text or "" for word in node["command"]]
-    if not words:
-        return base_of(node["image"].text or "") in PROXIES
-    return any(os.path.basename(word) in PROXIES for line in words for word in line.split())
+def _program(pod: Pod, node: Node) -> str:
+    """What a container runs: a proxy that its command names, or what is known of its image."""
+    lines = [word.text or "" for word in node["command"]]
+    named = [os.path.basename(word) for line in lines for word in line.split()]
+    proxy = next((name for name in named if name in PROXIES), None)
+    known = pod.programs.get(node["name"].text or "")
+    return proxy or known or base_of(node["image"].text or "")
 
 
 # -- balancers

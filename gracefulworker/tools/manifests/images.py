@@ -77,6 +77,8 @@ class Images:
             reason = f"the image of {unit.dockerfiles[0]} starts it: give that too"
             return self._built(unit.dockerfiles, unit.target), reason
         named = [file for file in self.dockerfiles if unit.base in _names(file.file)]
+        plain = [one for one in named if "." not in os.path.basename(one.file)]
+        named = plain if len(plain) == 1 else named
         if len(named) == 1:
             return self._stage_of(named[0], unit.target), reason
         if not self.dockerfiles or unit.base in OWN_START:
@@ -88,7 +90,10 @@ class Images:
         candidates = {
             one.repository for one in all_units if one.image and one.base not in OWN_START
         }
-        is_claimed = self.by_name or any(one.dockerfiles for one in all_units)
+        # A compose file says of each image how it is built; of a registry's it says nothing.
+        is_claimed = self.by_name or any(
+            one.dockerfiles and (one.image or unit.node is None) for one in all_units
+        )
         if len(self.dockerfiles) == len(candidates) == 1 and not is_claimed:
             return self._stage_of(self.dockerfiles[0], unit.target), reason
         return None, reason

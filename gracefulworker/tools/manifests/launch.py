@@ -23,6 +23,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from gracefulworker.tools.configuration import DOLLAR
 from gracefulworker.tools.manifests import shell
@@ -111,8 +112,7 @@ CUT_AT_ONCE = "every request under way is cut at once"
 
 #: What is to be done with a command below a shell that stays, by where it stands.
 _FIXES = {
-    "": "write `exec` before `{}` in the shell (and no trap), or start gunicorn without a shell "
-    '(["gunicorn", "app:app"], the exec form)',
+    "": "write `exec` before `{}` in the shell (and no trap)",
     "subshell": "take `{}` out of the parentheses, and write `exec` before it",
     "pipeline": "take `{}` out of the pipeline, and write `exec` before it (its output may go on "
     "to a program all the same: `exec gunicorn ... > >(tee FILE)` in bash)",
@@ -120,6 +120,10 @@ _FIXES = {
     "somewhere else; or have the shell wait for it in a trap: trap 'kill -TERM $PID; wait $PID' "
     "TERM",
 }
+
+
+#: Where no variable has to be put in, which needs a shell.
+_WITHOUT_SHELL = ', or start gunicorn without a shell (["gunicorn", "app:app"], the exec form)'
 
 
 @dataclass(frozen=True)
@@ -159,11 +163,21 @@ class Launch:
     condition: str | None = None
 
 
+class Given(Protocol):
+    """The scripts that were given."""
+
+    def get(self, path: str) -> Source | None:
+        """The script that a command line calls so; None when it was not given."""
+
+    def copied(self, path: str) -> str | None:
+        """The path of the file that an image has by this name; None when that is not known."""
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What a command line is read in.
 
-    :param scripts: the scripts that were given, by the last part of their path.
+    :param scripts: the scripts that were given, by the paths that they may have there.
     :param environ: the environment as far as it is known (None: a value that is not).
     :param sh: what plain ``sh`` is.
     :param gaps: collects why it is not known what is started: sentences.
@@ -172,7 +186,7 @@ class Surroundings:
     :param used: collects the origins of the scripts that are run.
     """
 
-    scripts: Mapping[str, Source]
+    scripts: Given
     environ: Mapping[str, str | None]
     sh: str = "dash"
     depth: int = 0
@@ -209,8 +223,8 @@ def find(words: Sequence[str], place: Place, around: Surroundings) -> list[Launc
         return _from_su(name, rest, place, around)
     if name == "su" and "-c" in rest:
         return _from_shell("busybox", "sh", rest[rest.index("-c") :], place, around)
-    if name in around.scripts:
-        return _from_script(around.scripts[name], rest, around)
+    if (script := around.scripts.get(words[0])) is not None:
+        return _from_script(script, rest, around)
     if name in WRAPPERS:
         return _from_wrapper(name, rest, place, around)
     return _from_unknown(name, words, place, around)
@@ -235,7 +249,7 @@ def _from_unknown(
             if not found:
                 around.miss(f"{said} is not known")
         elif _SCRIPT.search(words[0]):
-            around.miss(f"the script {words[0]} was not given")
+            around.miss(f"the script {around.scripts.copied(words[0]) or words[0]} was not given")
         else:
             around.miss(f"{said} was not given, if it is a script")
         return found
@@ -254,12 +268,15 @@ def _from_unknown(
 def program(words: Sequence[str], around: Surroundings) -> str:
     """The name of what a command line starts that is not gunicorn: of a shell's text, its last."""
     name = os.path.basename(words[0])
-    text, arguments = None, words[1:]
-    if name in around.scripts:
-        text = around.scripts[name].text
-    elif name == "sh" or name in SHELLS:
+    script, text, arguments = around.scripts.get(words[0]), None, words[1:]
+    if script is None and (name == "sh" or name in SHELLS):
         at = next((n for n, word in enumerate(words) if re.fullmatch(r"-\w*c", word)), len(words))
         text, arguments = (*words[at + 1 : at + 2], None)[0], words[at + 3 :]
+        if text is None:
+            arguments = [word for word in words[1:] if not word.startswith("-")]
+            script = around.scripts.get(arguments.pop(0)) if arguments else None
+    if script is not None:
+        text = script.text
     if text is None or around.depth > _MAX_DEPTH:
         return name
     with contextlib.suppress(shell.TooMuch):
@@ -284,11 +301,12 @@ def in_text(
     if around.depth > _MAX_DEPTH:
         return []
 
-    def source(name: str) -> str | None:
-        if name not in around.scripts:
+    def source(path: str) -> str | None:
+        script = around.scripts.get(path)
+        if script is None:
             return None
-        around.used.add(around.scripts[name].origin)
-        return around.scripts[name].text
+        around.used.add(script.origin)
+        return script.text
 
     found = []
     try:
@@ -405,9 +423,9 @@ def _from_shell(
             place = getattr(text, "place", place)
             stays = functools.partial(_above_text, kind=kind, name=name, text=text)
             return in_text(text, place, around, texts[2:], stays)
-        script = os.path.basename(word)
-        if script in around.scripts:
-            return _from_script(around.scripts[script], words[number + 1 :], around)
+        script = None if word.startswith("-") else around.scripts.get(word)
+        if script is not None:
+            return _from_script(script, words[number + 1 :], around)
         if not word.startswith(("-", "+")) and word not in ("pipefail", "errexit", "nounset"):
             is_known = shell.UNKNOWN not in word
             around.miss(
@@ -478,7 +496,10 @@ def _stays(command: shell.Command, at: Place, name: str, is_bash: bool) -> Holde
     if command.is_exec and not command.beside:
         return None
     word = command.first if len(command.first) < 40 else "the command"
-    held = Holder(name, at, _FIXES[command.beside].format(word))
+    fix = _FIXES[command.beside].format(word)
+    if command.is_plain and not command.beside:
+        fix += _WITHOUT_SHELL
+    held = Holder(name, at, fix)
     trap = command.trap or (command.at_exit if is_bash else None)
     if trap is None:
         if command.beside != "background" or command.is_followed or command.waits:

@@ -309,6 +309,9 @@ class Reader:
         image, reason = self.images.of(unit, all_units)
         words, place, environ = [*unit.words, *unit.arguments], unit.place, unit.environ
         sh = dockerfile.shell_of(unit.image)
+        shells = {stage.sh for file in self.images.dockerfiles for stage in file.stages}
+        if unit.image and sh == "dash" and len(shells) == 1:
+            (sh,) = shells  # which image it is may not be known, but they have all one shell
         if image is not None:
             environ = {**image.environ, **environ}
             sh = image.sh
@@ -331,7 +334,7 @@ class Reader:
         ):
             self.images.built.add(image.origin)
         if not launches:
-            self._other(unit, words, image, reason, around)
+            self._other(unit, words, image, reason, around, pod)
             return []
         if image is None and not unit.words and unit.arguments:
             around.miss("the ENTRYPOINT of its image is not known")
@@ -355,11 +358,13 @@ class Reader:
         image: dockerfile.Image | None,
         reason: str,
         around: Surroundings,
+        pod: Pod | None = None,
     ) -> None:
         """Keep what a unit starts that is not gunicorn, or why that is not known."""
-        is_own = image is None and unit.base in OWN_START and not unit.words
-        if is_own:
-            self.others.append((unit.name, unit.place, unit.base))
+        base = units.base_of(image.base) if image is not None and not image.words else unit.base
+        program = None
+        if (image is None or not image.words) and base in OWN_START and not unit.words:
+            program = base
         elif around.gaps:
             self.not_judged.append(Unjudged(unit.name, unit.place, "; ".join(around.gaps)))
         elif words and (
@@ -367,11 +372,15 @@ class Reader:
             or os.path.basename(words[0]) in PROGRAMS
             or (image is not None and not words[0].startswith("-"))
         ):
-            self.others.append((unit.name, unit.place, launch.program(words, around)))
+            program = launch.program(words, around)
         else:
             if image is not None:
                 reason = f"its base image, {image.base}, starts it"
             self.not_judged.append(Unjudged(unit.name, unit.place, reason))
+        if program is not None:
+            self.others.append((unit.name, unit.place, program))
+            if pod is not None and unit.node is not None:
+                pod.programs[unit.node["name"].text or ""] = program
 
     def _of_dockerfile(self, file: dockerfile.Dockerfile) -> list[Server]:
         found: list[Server] = []
@@ -551,10 +560,11 @@ def _reads_arguments(image: dockerfile.Image, around: Surroundings) -> bool:
 
     A shell form has none.
     """
-    name = os.path.basename(image.words[0]) if image.words else ""
-    if name in around.scripts:
-        return re.search(r"\$[@*1]|\$\{[@*1]", around.scripts[name].text) is not None
-    return name in launch.WRAPPERS
+    first = image.words[0] if image.words else ""
+    script = around.scripts.get(first)
+    if script is not None:
+        return re.search(r"\$[@*1]|\$\{[@*1]", script.text) is not None
+    return os.path.basename(first) in launch.WRAPPERS
 
 
 def _may_start_gunicorn(document: Node) -> bool:

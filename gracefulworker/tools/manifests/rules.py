@@ -597,8 +597,8 @@ def _worker_class(server: Server, refused: str) -> Iterator[Mistake]:
 def sidecar(server: Server) -> Iterator[Mistake]:
     """A proxy in the same pod that stops before gunicorn, or goes on without it.
 
-    The Service points to it, or it is nginx, Envoy, HAProxy and the like, or Istio's; and it
-    stops more than 2 s before gunicorn.
+    It is nginx, Envoy, HAProxy and the like, or Istio's, or the Service points to it while
+    gunicorn listens inside the pod alone; and it stops more than 2 s before gunicorn.
 
     Clients: refused at each deploy, although gunicorn still serves; or 502, since gunicorn has
     gone.
@@ -610,7 +610,7 @@ def sidecar(server: Server) -> Iterator[Mistake]:
         return
     kept, fix = delay + presleep, str(remedy(server))
     for front in in_front(server):
-        name = f"{front.name} ({front.image})"
+        name = f"{front.name} ({front.program})"
         sleep = front.quits_after
         if sleep is None:
             continue
@@ -717,7 +717,9 @@ def no_delay(server: Server) -> Iterator[Mistake]:
         return
     name = (server.worker or "sync").removeprefix("egg:gunicorn#")
     fix = str(remedy(server))
-    if server.refusal is not None:
+    if server.is_delayed and server.read.cfg.reload:
+        fix = "remove --reload, which is for developing: with it there is no delay"
+    elif server.refusal is not None:
         fix += f"; it would refuse what is set: {server.refusal}"
     elif not server.is_delayed and server.read.names == {}:
         fix += " (should a config file in the image do so already, give it with -c)"

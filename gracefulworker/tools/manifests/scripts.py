@@ -1,13 +1,14 @@
 """The scripts among the files, and which of them a command line runs.
 
-What may be changed here: how a script is found, which is by its name, by what a Dockerfile copies,
-and by the directories that it has in common with what runs it.
+What may be changed here: how a script is found, which is by what a Dockerfile copies, by its name,
+by the end of its path, and by the directories that it has in common with what runs it.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from gracefulworker.tools.manifests.dockerfile import Image
@@ -26,7 +27,7 @@ class Scripts:
     sources: list[Source] = field(default_factory=list)
     #: The origins of those that something runs.
     _used: set[tuple[str, int]] = field(default_factory=set)
-    #: Those that were taken although others have their name, by their origins.
+    #: Those that were taken although others are as likely, by their origins.
     _ambiguous: dict[tuple[str, int], Source] = field(default_factory=dict)
 
     def add(self, sources: Iterable[Source]) -> None:
@@ -39,9 +40,8 @@ class Scripts:
 
     def notes(self) -> Iterator[str]:
         """Yield a sentence for each that is used, and was taken among several."""
-        for origin, source in self._ambiguous.items():
-            if origin in self._used:
-                yield f"there are several scripts called {source.name}: {source.file} was taken"
+        for source in self._ambiguous.values():
+            yield f"there are several scripts called {source.name}: {source.file} was taken"
 
     def around(
         self,
@@ -50,28 +50,47 @@ class Scripts:
         sh: str = "dash",
         image: Image | None = None,
     ) -> Surroundings:
-        """What a command line of `file` is read in: the scripts by the names that they have there.
+        """What a command line of `file` is read in, or that of an image that is known."""
+        here = _Here(self, file if image is None else image.file, image)
+        return Surroundings(here, environ, sh, is_supervised=self.is_supervised, used=self._used)
 
-        What a Dockerfile copies comes first; of several scripts of one name, the nearest is taken.
-        """
-        named: dict[str, list[Source]] = {}
-        for source in self.sources:
-            named.setdefault(source.name, []).append(source)
-        found = {name: self._nearest(same, file) for name, same in named.items()}
-        for path, target in image.copies if image is not None else ():
-            end = os.path.normpath(path)
-            same = [s for s in self.sources if f"/{os.path.normpath(s.file)}".endswith(f"/{end}")]
-            if same:
-                found[os.path.basename(target)] = self._nearest(same, file)
-        return Surroundings(found, environ, sh, is_supervised=self.is_supervised, used=self._used)
+    def find(self, path: str, file: str) -> Source | None:
+        """The script of that name whose path ends most like `path`; of several, the nearest."""
+        same = [one for one in self.sources if one.name == os.path.basename(path)]
+        if not same:
+            return None
 
-    def _nearest(self, sources: Sequence[Source], file: str) -> Source:
-        """The one that has most directories in common with a file."""
+        def likeness(source: Source) -> tuple[int, int]:
+            ends = zip(reversed(_parts(source.file)), reversed(_parts(path)), strict=False)
+            alike = itertools.takewhile(lambda pair: pair[0] == pair[1], ends)
+            common = os.path.commonpath([os.path.abspath(source.file), os.path.abspath(file)])
+            # One in a ConfigMap has no path of its own.
+            return 0 if source.title else sum(1 for _ in alike), len(common)
 
-        def common(source: Source) -> int:
-            return len(os.path.commonpath([os.path.abspath(source.file), os.path.abspath(file)]))
-
-        found = max(sources, key=common)
-        if any(one.text != found.text for one in sources if common(one) == common(found)):
+        found = max(same, key=likeness)
+        if any(one.text != found.text for one in same if likeness(one) == likeness(found)):
             self._ambiguous[found.origin] = found
         return found
+
+
+@dataclass(frozen=True)
+class _Here:
+    """The scripts as a command line of one file sees them: what its image copies comes first."""
+
+    scripts: Scripts
+    file: str
+    image: Image | None
+
+    def get(self, path: str) -> Source | None:
+        copied = self.copied(path)
+        return self.scripts.find(copied or path, self.file)
+
+    def copied(self, path: str) -> str | None:
+        for source, target in self.image.copies if self.image is not None else ():
+            if os.path.basename(target) == os.path.basename(path):
+                return source
+        return None
+
+
+def _parts(path: str) -> list[str]:
+    return os.path.normpath(path).split(os.sep)

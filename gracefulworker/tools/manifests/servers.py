@@ -52,6 +52,8 @@ class Pod:
     workload: Node
     metadata: Node
     spec: Node
+    #: What its containers start that is not gunicorn, by their names.
+    programs: dict[str, str] = field(default_factory=dict)
 
     @property
     def containers(self) -> list[Node]:

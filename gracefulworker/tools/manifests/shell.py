@@ -14,7 +14,6 @@ from __future__ import annotations
 import fnmatch
 import functools
 import operator
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,6 +98,7 @@ class Command:
 
     :param line: where it begins, from 1.
     :param first: its first word as it is written, without an ``exec`` before it.
+    :param is_plain: whether it is written without a variable.
     :param words: its words; a part that is not known is left as it is written.
     :param assigned: the exported variables that the text has set, and those before the command.
     :param beside: ``background``, ``pipeline`` or ``subshell`` when another process than the shell
@@ -118,6 +118,7 @@ class Command:
 
     line: int
     first: str = ""
+    is_plain: bool = True
     words: list[str] = field(default_factory=list)
     assigned: dict[str, str] = field(default_factory=dict)
     is_exec: bool = False
@@ -217,7 +218,7 @@ def commands(
 
     :param environ: the environment as far as it is known (None: a value that is not).
     :param positional: its arguments; None when they are not known.
-    :param source: gives the text of a file that is sourced, by the last part of its name.
+    :param source: gives the text of a file that is sourced, by its path.
     :raises TooMuch: when it is not followed to its end.
     """
     walk = _Walk(dict(environ or {}), positional, source)
@@ -673,6 +674,7 @@ class _Walk:
             Command(
                 line=self.offset + (name or node).start_point[0] + 1,
                 first=words[0] if is_exec or name is None else _source_text(name),
+                is_plain=b"$" not in node.text,
                 words=words,
                 assigned={**exported, **assigned},
                 is_exec=is_exec,
@@ -765,7 +767,7 @@ class _Walk:
     def _source(self, path: str) -> None:
         if _HARMLESS.search(path):
             return
-        text = self.source(os.path.basename(path)) if self.source is not None else None
+        text = self.source(path) if self.source is not None else None
         if text is None:
             self.state.is_open = True
             return

@@ -131,7 +131,11 @@ class Source:
 def read(path: str) -> Iterator[Source | InputError]:
     """Yield what `path` holds: a file, a directory with all below it, or ``-`` for stdin."""
     if path == "-":
-        yield _source("<stdin>", "yaml", sys.stdin.buffer.read(MAX_SIZE + 1), named=True)
+        data = sys.stdin.buffer.read(MAX_SIZE + 1)
+        if data.strip():
+            yield _source("<stdin>", "yaml", data, named=True)
+        else:
+            yield InputError("<stdin>", 0, "is empty: what was to write into it has failed")
     elif not os.path.isdir(path):
         yield _read_file(path)
     else:

@@ -25,6 +25,9 @@ HANDOVER = 2.0
 #: graceful_delay's own default, which is enough for kube-proxy and ingress-nginx.
 USUAL_DELAY = 5.0
 
+#: Seconds that a preStop sleep has to leave for requests, of a period that nobody chose.
+LEAST = 10.0
+
 #: How a worker class gets our delay that has no engine of ours.
 HOOK = "`from gracefulworker.hooks import when_ready` in gunicorn's config file"
 
@@ -55,7 +58,7 @@ class Budget:
         """Whether it does, or is let pass.
 
         Stock's default graceful_timeout of 30 s passes with a period that nobody chose, or that is
-        as long: what the exit or a preStop sleep takes away is missed by very slow requests only.
+        as long: what the exit or a preStop sleep takes away is missed by slow requests only.
         """
         if self.needed <= self.period:
             return True
@@ -63,7 +66,8 @@ class Budget:
             return False
         is_shortened = self.stop.is_set and self.stop.written is not None
         is_shortened &= self.period < self.finish
-        return not is_shortened and self.presleep + MARGIN <= self.period
+        is_left = not self.presleep or self.presleep + LEAST + MARGIN <= self.period
+        return is_left and not is_shortened
 
     @property
     def sum(self) -> str:

@@ -1,0 +1,1 @@
+gunicorn -k gracefulworker.sync a:a
