@@ -14,7 +14,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gracefulworker import settings
+from gunicorn.workers import SUPPORTED_WORKERS
+
+from gracefulworker import check_config, settings
 from gracefulworker.arbiter import kinds
 from gracefulworker.phases import Phase
 from gracefulworker.tools import configuration, engines
@@ -79,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (configuration.ConfigFileError, settings.SettingsError) as error:
         sentence = f"gracefulworker plan: {error}"
         cause = error.__cause__
-        if cause is not None and not isinstance(cause, (FileNotFoundError, SyntaxError)):
+        if cause is not None and not isinstance(cause, SyntaxError):
             sentence += f"; {ELSEWHERE}"
         print(sentence, file=sys.stderr)
         return 2
@@ -119,9 +121,35 @@ def _read(arguments: argparse.Namespace) -> tuple[settings.Settings, bool, list[
         if is_fatal:
             raise configuration.ConfigFileError(sentence)
         warnings.append(sentence)
+    if "worker_class" in loaded.given and "worker_class" not in loaded.unclear:
+        _judge_class(loaded)
     read = settings.read(loaded.cfg, environ, names, options)
     remarks = [*_about_class(loaded, read)]
     return read, not remarks, [*warnings, *read.warnings, *remarks]
+
+
+def _judge_class(loaded: configuration.Configuration) -> None:
+    """Look whether there is such a worker class; of others than ours by the short names only.
+
+    :raises ConfigFileError: gunicorn would not start with it.
+    """
+    worker = loaded.cfg.worker_class_str
+    if worker == "gracefulworker" and not loaded.imports_ours:
+        raise configuration.ConfigFileError(
+            "gunicorn knows the worker class gracefulworker only after `import gracefulworker` in"
+            " its config file: add that, or use -k gracefulworker.gthread"
+        )
+    is_known_elsewhere = "." in worker or ":" in worker or worker in SUPPORTED_WORKERS
+    if is_known_elsewhere and not (loaded.has_our_class or engines.is_ours(worker)):
+        return
+    try:
+        check_config.judge_class(loaded.cfg)
+    except RuntimeError as error:
+        sentence = str(error)
+        if "\n" in sentence:  # gunicorn's own, with a traceback
+            ours = ", ".join(f"gracefulworker.{engine}" for engine in engines.STOCK)
+            sentence = f"gunicorn finds no worker class {worker!r}: ours are {ours}"
+        raise configuration.ConfigFileError(sentence) from None
 
 
 def _about_class(loaded: configuration.Configuration, read: settings.Settings) -> Iterator[str]:
