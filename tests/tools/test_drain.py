@@ -231,7 +231,7 @@ def test_a_stock_gunicorn_is_left_alone(serve, drain):
     status, said = drain("--pid", server.pid)
     assert status == 1
     assert re.search(rf"process {server.pid}, '.*gunicorn.*', is no gunicorn that grace", said)
-    assert "or is still starting: start it with -k gracefulworker.gthread" in said
+    assert "just starting or ending: start it with -k gracefulworker.gthread" in said
     server.signal(signal.SIGURG)  # nor would it mind
     assert server.fetch().kind == "response"
 

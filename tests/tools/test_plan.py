@@ -66,10 +66,11 @@ def test_defaults(plan):
 def test_a_class_that_is_not_ours_is_named(plan, tmp_path, worker, ours):
     """Without the hook nothing holds; with it, the delay."""
     _, out, err = plan("-k", worker)
-    use = f"-k {ours}" if ours else "`from gracefulworker.hooks import when_ready`"
+    hook = "put `from gracefulworker.hooks import when_ready` into the config file"
+    use = f"use -k {ours}" if ours else hook
     stops = f"{worker} stops as soon as SIGTERM comes, nothing of this plan holds: {use}"
     assert err == f"warning: {stops}\n"
-    assert "stops in its own way" in out and "answers say close" not in out
+    assert out.count("  not with this worker class\n") == 2 and "serves as before" not in out
     hook = "from gracefulworker.hooks import when_ready\ngraceful_idle = 1\n"
     (tmp_path / "gunicorn.conf.py").write_text(f"{hook}worker_class = {worker!r}\n")
     _, out, err = plan()

@@ -65,6 +65,7 @@ HOOK = "from gracefulworker.hooks import when_ready\n"
         (OURS, [], {"GUNICORN_CMD_ARGS": "-k gracefulworker.sinc"}, "did you mean gracefulworker."),
         (OURS + "worker_class = gracefulworker.sync\ngraceful_delay = -1\n", [], {}, "= -1 in the"),
         (OURS, ["-k", "gunicorn.workers.sync.None"], {}, "is not a worker class"),
+        ("", ["-c", "python:gracefulworker.hooks"], {"GRACEFUL_DELAY": "5s"}, "is not a number"),
         (HOOK + "graceful_delay = 'x'\n", [], {}, "graceful_delay = 'x' in the config file is not"),
     ],
 )

@@ -357,9 +357,9 @@ def _look_at(pid: int, name: str, opened: contextlib.ExitStack) -> Arbiter:
         return arbiter
     if not others:
         raise DrainError(
-            f"{name}, {command!r}, is no gunicorn that gracefulworker looks after, or is still"
-            " starting: start it with -k gracefulworker.gthread, .sync, .gevent or .uvicorn, or"
-            " with gracefulworker.hooks"
+            f"{name}, {command!r}, is no gunicorn that gracefulworker looks after, if it is not"
+            " just starting or ending: start it with -k gracefulworker.gthread, .sync, .gevent or"
+            " .uvicorn, or with gracefulworker.hooks"
         )
     if others[0] == pid:
         raise DrainError(

@@ -34,6 +34,11 @@ ELSEWHERE = (
 #: Characters from SIGTERM to SIGKILL.
 WIDTH = 60
 
+#: What happens in LAME_DUCK and in DRAINING: with our workers, with others and the hook, and else.
+OURS = ("serves as before, answers say close", "refuses newcomers, finishes the rest")
+HOOKED = ("serves as before", "stops in its own way")
+NEITHER = ("not with this worker class", "not with this worker class")
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: the config file, gunicorn's graceful_timeout, and our settings."""
@@ -77,7 +82,7 @@ def _checked(kind: Any) -> Callable[[str], str]:
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan; 2 when the settings would stop the start."""
     try:
-        read, drains, warnings = _read(arguments)
+        read, meanings, warnings = _read(arguments)
     except (configuration.ConfigFileError, settings.SettingsError) as error:
         sentence = f"gracefulworker plan: {error}"
         cause = error.__cause__
@@ -90,12 +95,14 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(picture(read, drains))
+    print(picture(read, meanings))
     return 0
 
 
-def _read(arguments: argparse.Namespace) -> tuple[settings.Settings, bool, list[str]]:
-    """The settings, whether the workers follow all of them, and what there is to say about it."""
+def _read(
+    arguments: argparse.Namespace,
+) -> tuple[settings.Settings, tuple[str, str], list[str]]:
+    """The settings, what they mean to the workers, and what there is to say about it."""
     options: dict[str, str] = {}
     for name in settings.TABLE:
         value = getattr(arguments, name, None)
@@ -125,7 +132,10 @@ def _read(arguments: argparse.Namespace) -> tuple[settings.Settings, bool, list[
         _judge_class(loaded)
     read = settings.read(loaded.cfg, environ, names, options)
     remarks = [*_about_class(loaded, read)]
-    return read, not remarks, [*warnings, *read.warnings, *remarks]
+    meanings = OURS
+    if remarks:
+        meanings = HOOKED if loaded.has_hook else NEITHER
+    return read, meanings, [*warnings, *read.warnings, *remarks]
 
 
 def _judge_class(loaded: configuration.Configuration) -> None:
@@ -170,7 +180,8 @@ def _about_class(loaded: configuration.Configuration, read: settings.Settings) -
         if objection := kinds.OTHERS.objection(read):
             yield objection
     else:
-        remedy = f"-k {ours}" if ours else "`from gracefulworker.hooks import when_ready`"
+        hook = "put `from gracefulworker.hooks import when_ready` into the config file"
+        remedy = f"use -k {ours}" if ours else hook
         yield f"{worker} stops as soon as SIGTERM comes, nothing of this plan holds: {remedy}"
 
 
@@ -197,10 +208,10 @@ def _needs(read: settings.Settings) -> str:
     return f"{needs}, you set nothing: say it in graceful_kill_after too, and all is fitted into it"
 
 
-def picture(read: settings.Settings, drains: bool = True) -> str:
+def picture(read: settings.Settings, meanings: tuple[str, str] = OURS) -> str:
     """Return the timeline to scale, one row for each phase, and what the platform must give.
 
-    :param drains: whether the workers are ours, and not only given the delay.
+    :param meanings: of LAME_DUCK and of DRAINING.
     """
     delay, deadline = read.delay, read.delay + read.finish
     kill = float(read.needed) if read.period is None else read.period
@@ -209,9 +220,7 @@ def picture(read: settings.Settings, drains: bool = True) -> str:
     def column(seconds: float) -> int:
         return round(WIDTH * seconds / end)
 
-    serves, ends = "serves as before", "stops in its own way"
-    if drains:
-        serves, ends = f"{serves}, answers say close", "refuses newcomers, finishes the rest"
+    serves, ends = meanings
     rows = [
         (Phase.LAME_DUCK.name, 0.0, delay, serves),
         (Phase.DRAINING.name, delay, deadline, ends),
