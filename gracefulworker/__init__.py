@@ -25,6 +25,11 @@ from gracefulworker.phases import Phase
 from gracefulworker.seam import check_gunicorn
 from gracefulworker.shared.current import draining, phase
 
+if "gunicorn.app.base" in sys.modules:  # gunicorn runs, and its config file imports us, perhaps
+    from gracefulworker import check_config as _check_config
+
+    _check_config.stand_before(sys._getframe(1))
+
 __all__ = ["Phase", "draining", "phase"]
 
 __version__ = "0.1.0"
@@ -63,15 +68,7 @@ def _look_up(name: str) -> Any:
         without uvicorn-worker), and in gunicorn's own look-up for a name that is no worker's.
     """
     if name not in _WORKERS:
-        # gunicorn.util.load_class is called in a property of its Config, whose __getattr__ takes an
-        # AttributeError for a setting that is to be looked up: it would go on with the name itself,
-        # as text, and call that. Anybody else (hasattr, an import) wants the AttributeError.
-        if sys._getframe(1).f_globals.get("__name__") == "gunicorn.util":
-            raise RuntimeError(
-                f"gracefulworker.{name} is not a worker class: did you mean "
-                f"gracefulworker.{nearest_worker(name)}?"
-            )
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise missing(__name__, name)
     check_gunicorn()
     needed = _NEEDED.get(name)
     if needed is not None and importlib.util.find_spec(needed) is None:
@@ -94,6 +91,21 @@ def __dir__() -> list[str]:
             _look_up(name)
             names.add(name)
     return sorted(names)
+
+
+def missing(module: str, name: str) -> Exception:
+    """What `module`, of which a function named `__getattr__` calls this, has to say of `name`."""
+    # gunicorn.util.load_class is called in a property of its Config, whose __getattr__ takes an
+    # AttributeError for a setting that is to be looked up: it would go on with the name itself, as
+    # text, and call that. Anybody else (hasattr, an import) wants the AttributeError.
+    if sys._getframe(2).f_globals.get("__name__") != "gunicorn.util":
+        return AttributeError(f"module {module!r} has no attribute {name!r}")
+    if difflib.get_close_matches(name.lower(), _WORKERS, 1, 0.5):
+        remedy = f"did you mean gracefulworker.{nearest_worker(name)}?"
+    else:
+        *most, last = _WORKERS
+        remedy = f"give gracefulworker.{', .'.join(most)} or .{last}"
+    return RuntimeError(f"{module}.{name} is not a worker class: {remedy}")
 
 
 def nearest_worker(name: str) -> str:

@@ -99,6 +99,8 @@ class Config(Protocol):
     child_exit: Callable[[Any, Any], object]
     on_exit: Callable[[Any], object]
     pre_request: Callable[[Any, Any], None]
+    when_ready: Callable[[Any], object]
+    env: dict[str, str]  #: `-e`
     proxy_protocol: str | bool  #: a string since 24
     preload_app: bool
     proc_name: str  #: the application's name, when nobody gave one
@@ -108,6 +110,7 @@ class Config(Protocol):
     suppress_ragged_eofs: bool
     threads: int
     workers: int
+    worker_class_str: str
 
     def set(self, name: str, value: object) -> None: ...
 

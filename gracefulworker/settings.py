@@ -451,26 +451,27 @@ def read(
     finish, period, said = _fit(cfg, values["delay"], kill_after, given["graceful_kill_after"])
     warnings += said
     if not reload:
-        warnings += _contradictions(values, finish)
+        warnings += _contradictions(values, given, finish)
     return Settings(**values, finish=finish, period=period, warnings=tuple(warnings), reload=reload)
 
 
-def _contradictions(values: Mapping[str, Any], finish: float) -> list[str]:
+def _contradictions(
+    values: Mapping[str, Any], given: Mapping[str, str], finish: float
+) -> list[str]:
     """Return a sentence for each time that another one leaves without effect."""
     delay, quiet = values["delay"], values["quiet"]
     found = []
     if quiet and quiet >= delay:
         found.append(
-            f"graceful_quiet = {quiet:g} s has no effect, because the delay is over before: lower "
-            f"it, or raise graceful_delay ({delay:g} s) above it"
+            f"{given['graceful_quiet']} has no effect, because the delay of {delay:g} s is over "
+            "before: lower it, or raise graceful_delay above it"
         )
     for name in ("first_byte", "idle"):
         # Its default was chosen by nobody.
         if values[name] > finish and values[name] != TABLE[PREFIX + name].default:
             found.append(
-                f"{PREFIX}{name} = {values[name]:g} s is cut short, because the deadline comes "
-                f"{finish:g} s after the delay: lower it, or raise graceful_timeout (and "
-                "graceful_kill_after)"
+                f"{given[PREFIX + name]} is cut short, because the deadline comes {finish:g} s "
+                "after the delay: lower it, or raise graceful_timeout (and graceful_kill_after)"
             )
     return found
 

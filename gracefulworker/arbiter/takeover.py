@@ -164,6 +164,10 @@ class Supervisor:
         """Arbiter.wait_for_signals (24.0 on), without its lost wake-ups."""
         self._is_new_in_reload = False
         self.signals.wait(timeout if self.arbiter.SIG_QUEUE.empty() else 0.0)
+        if self.arbiter.SIG_QUEUE.empty():
+            # Python 3.10's SimpleQueue.get takes a time that is over by now for none, and blocks
+            # until there is a signal: nobody would time workers out, or hear of a drain request.
+            return []
         return self.stock.wait_for_signals(timeout=0)  # type: ignore[no-any-return]
 
     def wakeup(self) -> None:

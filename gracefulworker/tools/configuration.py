@@ -19,11 +19,10 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import gunicorn.config
 import gunicorn.errors
 
 #: The sources: each wins over the one before it.
@@ -31,6 +30,13 @@ CONFIG_FILE, VARIABLE, COMMAND_LINE = "the config file", "GUNICORN_CMD_ARGS", "t
 
 #: The variable that sets `workers` alone, and only where nothing else does.
 CONCURRENCY = "WEB_CONCURRENCY"
+
+_concurrency = os.environ.pop(CONCURRENCY, None)
+try:
+    import gunicorn.config  # which ends in a traceback at a value that is no number
+finally:
+    if _concurrency is not None:
+        os.environ[CONCURRENCY] = _concurrency
 
 #: Variables that would leak from our own environment into that of the service.
 _OWN = ("PORT", CONCURRENCY, VARIABLE)
@@ -109,24 +115,40 @@ def load_names(location: str, environ: Mapping[str, str]) -> dict[str, object]:
     :raises ConfigFileError: when it cannot be run.
     """
     path = location.removeprefix("file:")
+    if not location.startswith("python:"):
+        if not os.path.exists(path):
+            raise ConfigFileError(f"there is no config file {path}")
+        if os.path.isdir(path):
+            raise ConfigFileError(f"the config file {path} is a directory")
     kept, kept_path, directory = dict(os.environ), list(sys.path), os.getcwd()
     os.environ.clear()
     os.environ.update(environ)
     sys.path.insert(0, directory)
     try:
-        # What it prints must not end up in our own output.
-        with contextlib.redirect_stdout(sys.stderr):
+        with _printing_elsewhere():
             if location.startswith("python:"):
                 return vars(importlib.import_module(location.removeprefix("python:")))
             return runpy.run_path(path, run_name="__config__")
     except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigFileError(f"the config file {path} cannot be run: {reason}") from error
     finally:
         os.chdir(directory)
         sys.path[:] = kept_path
         os.environ.clear()
         os.environ.update(kept)
+
+
+@contextlib.contextmanager
+def _printing_elsewhere() -> Iterator[None]:
+    """What a config file prints, or a process that it starts, must not end up in our output."""
+    with contextlib.ExitStack() as kept, contextlib.redirect_stdout(sys.stderr):
+        with contextlib.suppress(OSError):  # either is closed
+            output = os.dup(1)
+            kept.callback(os.close, output)
+            os.dup2(2, 1)
+            kept.callback(os.dup2, output, 1)
+        yield
 
 
 def load(
@@ -290,7 +312,11 @@ def _set_all(loaded: Configuration, source: str, values: Mapping[str, object]) -
             if name == "bind":
                 _ = loaded.cfg.address
         except (TypeError, ValueError, RuntimeError, gunicorn.errors.ConfigError) as error:
-            refused = f"{name} = {value!r} is refused by gunicorn: {error}"
+            said = f"{name} = {value!r}"
+            if source != CONFIG_FILE:
+                values = value if isinstance(value, list) else [value]
+                said = f"{loaded.cfg.settings[name].cli[-1]} {' '.join(map(str, values))}"
+            refused = f"{said} is refused by gunicorn: {error}"
             if DOLLAR in refused:
                 refused = refused.replace(DOLLAR, "$")
                 refused += " (a variable, where no shell puts in its value)"

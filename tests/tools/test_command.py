@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -42,6 +43,18 @@ finally:
     imported = set(ran.stderr.split())
     assert "gracefulworker.tools.cli.drain" in imported
     assert not {"shtab", "yaml", "rich", "gracefulworker.tools.cli.check"} & imported
+
+
+@pytest.mark.parametrize("options", ([], ["-u"]))  # written at its end, and line by line
+def test_output_that_cannot_be_written(options):
+    command = [sys.executable, *options, "-m", "gracefulworker", "plan"]
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == os.EX_IOERR
+    assert ran.stderr == "gracefulworker: the output is not written: No space left on device\n"
+    closed = ["sh", "-c", '"$@" >&-', "sh", *command]
+    ran = subprocess.run(closed, stderr=subprocess.PIPE, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("shell", ("bash", "zsh", "fish"))

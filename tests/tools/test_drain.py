@@ -34,10 +34,10 @@ def drain(capsys):
     return run
 
 
-def begin(server, *arguments):
+def begin(server, *arguments, **options):
     """The command as a process of its own, which waits."""
     command = [sys.executable, "-m", "gracefulworker", "drain", "--pid", str(server.pid)]
-    process = subprocess.Popen([*command, *arguments])
+    process = subprocess.Popen([*command, *arguments], **options)
     server.wait_log("^lame duck:")
     return process
 
@@ -134,6 +134,20 @@ def test_with_quiet_it_returns_early(serve, drain):
     assert_within(0.6, now(), began, "the delay")
 
 
+def test_what_has_been_asked_for_is_not_taken_back(serve):
+    server = serve("gracefulworker.sync", delay=60)
+    with begin(server, "--stop", stderr=subprocess.PIPE, text=True) as process:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert said == (
+        f"gracefulworker drain: interrupted; process {server.pid} goes on all the same, and is a"
+        " lame duck until SIGTERM\n"
+    )
+    assert server.fetch().closes
+    assert not server.grep("^Handling signal: term")
+
+
 # -- one that stands still
 
 
@@ -216,7 +230,8 @@ def test_a_stock_gunicorn_is_left_alone(serve, drain):
     server = serve("sync")
     status, said = drain("--pid", server.pid)
     assert status == 1
-    assert f"process {server.pid} (" in said and "start it with -k gracefulworker.gthread" in said
+    assert re.search(rf"process {server.pid}, '.*gunicorn.*', is no gunicorn that grace", said)
+    assert "just starting or ending: start it with -k gracefulworker.gthread" in said
     server.signal(signal.SIGURG)  # nor would it mind
     assert server.fetch().kind == "response"
 
@@ -239,6 +254,35 @@ def test_nobody_there(drain, tmp_path):
     assert status == 1 and "there is no process id in" in said
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "it is empty"),
+        (b"gunicorn\n", "it begins with 'gunicorn\\n'"),
+        (b"12 34", "it begins with '12 34'"),
+        (b"\xff\xfe", "it begins with "),
+        (b"1" * 100_000, "it begins with '1111"),
+        ("directory", "Is a directory"),
+        ("pipe", "it is empty"),  # nobody writes into it
+        ("/dev/zero", "it begins with "),
+    ],
+)
+def test_what_is_no_pidfile(drain, tmp_path, content, why):
+    path = tmp_path / "pid"
+    match content:
+        case bytes():
+            path.write_bytes(content)
+        case "directory":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case device:
+            path = Path(device)
+    status, said = drain("--pidfile", path)
+    assert status == 1
+    assert said.startswith(f"gracefulworker drain: there is no process id in {path}: {why}")
+
+
 def test_the_arbiter_goes_meanwhile(serve):
     server = serve("gracefulworker.sync", delay=60)
     process = begin(server)
@@ -253,11 +297,12 @@ def test_elsewhere_it_says_what_it_needs(drain, monkeypatch, tmp_path):
 
 
 #: Holds pages that are none, and is asked for nothing; the arguments name the kinds. "perfect" is
-#: all that a gunicorn of ours shows, of another user.
+#: all that a gunicorn of ours shows, of another user; "ending" and "deaf" have lost their handlers.
 PRETENDER = """
 import ctypes, os, signal, sys
+from gracefulworker.phases import Phase
 from gracefulworker.shared.page import HEAD_CELLS, NAME, Page
-for kind in sys.argv[1:]:
+for kind in {*sys.argv[1:]} - {"perfect", "ending", "deaf"}:
     fd = os.memfd_create(NAME)
     if kind == "empty":
         continue
@@ -270,6 +315,10 @@ if "perfect" in sys.argv:
     page = Page()  # its name shows among the mappings' descriptors
     page.arbiter = os.getpid()
     signal.signal(signal.SIGURG, lambda *_: print("asked", flush=True))
+elif {"ending", "deaf"} & {*sys.argv}:
+    page = Page()
+    page.arbiter = os.getpid()
+    page.phase = Phase.STOPPED if "ending" in sys.argv else Phase.SERVING
 print("pretends", flush=True)
 while True:
     signal.pause()
@@ -309,6 +358,41 @@ def test_files_of_the_same_name_are_not_taken_for_a_page(
     assert status == 1 and "is no gunicorn that gracefulworker looks after" in said
 
 
+def test_one_that_has_lost_its_handler(drain, pretend):
+    """At its very end it need not be asked any more; before, it cannot be."""
+    assert drain("--pid", pretend("ending").pid) == (0, "")
+    deaf = pretend("deaf")
+    status, said = drain("--pid", deaf.pid)
+    assert status == 1
+    assert f"process {deaf.pid} is gunicorn's main process, and something has taken its" in said
+
+
+#: As another user, where /proc shows less.
+HIDDEN = """
+import os, sys
+from gracefulworker.tools import cli
+cli.main(["drain", "--pid", "0"])  # imports what that user may not read, perhaps
+os.setgid(65534), os.setuid(65534)
+sys.exit(cli.main(["drain", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a second user")
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+@pytest.mark.parametrize(("hidepid", "what"), [(1, "of other users: "), (2, "that /proc hides ")])
+def test_what_proc_hides_is_said(hidepid, what):
+    script = f'mount -o remount,hidepid={hidepid} /proc && "$@"; exit $?'  # a shell as PID 1
+    contain = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script]
+    for arguments, sentence in (
+        ([], f"; not looked at: .*{what}.*run this as the service's user"),
+        (["--pid", "1"], "process 1 is another user's: run this as that user"),
+    ):
+        command = [*contain, "sh", sys.executable, "-c", HIDDEN, *arguments]
+        ran = subprocess.run(command, capture_output=True, text=True)
+        assert ran.returncode == 1
+        assert re.search(f"\ngracefulworker drain: .*{sentence}.*\n$", ran.stderr), ran.stderr
+
+
 @pytest.fixture
 def cgroup():
     """A cgroup below our own, in some hierarchy: its directory."""
@@ -340,7 +424,7 @@ def test_it_looks_in_its_own_container_only(serve, cgroup):
     theirs = serve("gracefulworker.sync")
     status, said = drain_within(cgroup)
     assert status == 1
-    assert "(not looked at: " in said and "in other containers or cgroups: " in said
+    assert "; not looked at: " in said and "in other containers or cgroups: " in said
     ours = serve("gracefulworker.sync", delay=0.1)
     for pid in (ours.pid, *ours.worker_pids):
         (cgroup / "cgroup.procs").write_text(str(pid))
@@ -413,12 +497,13 @@ def test_a_container_is_drained_from_inside(contained, drain, monkeypatch, tmp_p
     assert f"process {pid} is in a container of its own, where its number is 1" in said
     only(monkeypatch, tmp_path, pid)
     status, said = drain()
-    assert status == 1 and "in other containers or cgroups: 1)" in said
-    enter = ["nsenter", f"--target={pid}", "--pid"]
+    assert status == 1 and "in other containers or cgroups: 1 (run this where the" in said
+    enter = ["nsenter", f"--target={pid}"]
     command = [sys.executable, "-m", "gracefulworker", "drain"]
-    outside = subprocess.run([*enter, *command], capture_output=True, text=True)
-    assert outside.returncode == 1
-    assert "the /proc here is that of another PID namespace" in outside.stderr
-    inside = subprocess.run([*enter, "--mount", *command], capture_output=True, text=True)
+    for half in ("--pid", "--mount"):
+        outside = subprocess.run([*enter, half, *command], capture_output=True, text=True)
+        assert outside.returncode == 1
+        assert "the /proc here is that of another PID namespace" in outside.stderr
+    inside = subprocess.run([*enter, "--pid", "--mount", *command], capture_output=True, text=True)
     assert (inside.returncode, inside.stderr) == (0, "")
     assert contained.wait_log("^lame duck: drain request")

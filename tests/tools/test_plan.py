@@ -66,10 +66,11 @@ def test_defaults(plan):
 def test_a_class_that_is_not_ours_is_named(plan, tmp_path, worker, ours):
     """Without the hook nothing holds; with it, the delay."""
     _, out, err = plan("-k", worker)
-    use = f"-k {ours}" if ours else "`from gracefulworker.hooks import when_ready`"
+    hook = "put `from gracefulworker.hooks import when_ready` into the config file"
+    use = f"use -k {ours}" if ours else hook
     stops = f"{worker} stops as soon as SIGTERM comes, nothing of this plan holds: {use}"
     assert err == f"warning: {stops}\n"
-    assert "stops in its own way" in out and "answers say close" not in out
+    assert out.count("  not with this worker class\n") == 2 and "serves as before" not in out
     hook = "from gracefulworker.hooks import when_ready\ngraceful_idle = 1\n"
     (tmp_path / "gunicorn.conf.py").write_text(f"{hook}worker_class = {worker!r}\n")
     _, out, err = plan()
@@ -120,8 +121,8 @@ def test_what_is_needed_stands_beside_what_is_set(plan):
         "kill_after": 90.0,
         "assumed": None,
         "warnings": [
-            "graceful_quiet = 20 s has no effect, because the delay is over before: lower it, or"
-            " raise graceful_delay (20 s) above it"
+            "--graceful-quiet 20 has no effect, because the delay of 20 s is over before: lower it,"
+            " or raise graceful_delay above it"
         ],
     }
 
@@ -129,9 +130,9 @@ def test_what_is_needed_stands_beside_what_is_set(plan):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--graceful-quiet", "5"], "graceful_quiet = 5 s has no effect"),
-        (["--graceful-idle", "40"], "graceful_idle = 40 s is cut short"),
-        (["--graceful-first-byte", "25"], "graceful_first_byte = 25 s is cut short"),
+        (["--graceful-quiet", "5"], "--graceful-quiet 5 has no effect"),
+        (["--graceful-idle", "40"], "--graceful-idle 40 is cut short"),
+        (["--graceful-first-byte", "25"], "--graceful-first-byte 25 is cut short"),
     ],
 )
 def test_settings_that_contradict_each_other(plan, arguments, sentence):
@@ -143,7 +144,7 @@ def test_settings_that_contradict_each_other(plan, arguments, sentence):
 
 def test_the_start_says_it_too(serve):
     server = serve("gracefulworker.sync", delay=1, env={"GRACEFUL_QUIET": "2"})
-    line = server.wait_log("^graceful_quiet = 2 s has no effect, because the delay is over before")
+    line = server.wait_log("^GRACEFUL_QUIET=2 in the environment has no effect, because the delay")
     assert line.level == "WARNING"
 
 
@@ -167,6 +168,8 @@ def test_a_reader_that_leaves_is_no_news(options):
     [
         ("import shop_settings\n", "ModuleNotFoundError: No module named 'shop_settings'"),
         ("import os\nos.environ['DATABASE_URL']\n", "KeyError: 'DATABASE_URL'"),
+        ("open('/run/secrets/none')\n", "FileNotFoundError: [Errno 2] No such file or directory"),
+        ("raise ValueError('two\\nlines')\n", "ValueError: two lines; it is run here"),
     ],
 )
 def test_a_config_that_needs_the_service_is_told_where_to_run(plan, tmp_path, text, reason):
@@ -212,8 +215,13 @@ def test_warning(plan):
     ("arguments", "sentence"),
     [
         (["--graceful-kill-after", "6"], "--graceful-kill-after 6 leaves no time to finish"),
-        (["--graceful-timeout", "soon"], "graceful_timeout = 'soon' is refused by gunicorn"),
-        (["-c", "none.py"], "the config file none.py cannot be run: FileNotFoundError"),
+        (["--graceful-timeout", "soon"], "--graceful-timeout soon is refused by gunicorn"),
+        (["-c", "none.py"], "there is no config file none.py\n"),
+        (["-c", "."], "the config file . is a directory\n"),
+        (["-k", "gracefulworker.gthred"], "is not a worker class: did you mean gracefulworker.gth"),
+        (["-k", "egg:gracefulworker#gthred"], "finds no worker class 'egg:gracefulworker#gthred'"),
+        (["-k", "gracefulworker"], "only after `import gracefulworker` in its config file: add"),
+        (["-k", "gthred"], "gunicorn finds no worker class 'gthred': ours are gracefulworker.sync"),
     ],
 )
 def test_settings_that_would_stop_the_start(plan, arguments, sentence):
@@ -221,6 +229,39 @@ def test_settings_that_would_stop_the_start(plan, arguments, sentence):
     assert (status, out) == (2, "")
     assert err.startswith("gracefulworker plan: ")
     assert sentence in err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("WEB_CONCURRENCY", "many", "WEB_CONCURRENCY=many is not a whole number, which gunicorn"),
+        ("GUNICORN_CMD_ARGS", "-k gracefulworker.sync --threads 4", "threads = 4 needs another"),
+        ("GUNICORN_CMD_ARGS", "--graceful-timeout x", "--graceful-timeout x is refused by gunico"),
+        ("GRACEFUL_DELAY", "5s", "GRACEFUL_DELAY=5s in the environment is not a number of seconds"),
+    ],
+)
+def test_variables_that_would_stop_the_start(tmp_path, variable, value, sentence):
+    """In a process of its own, since gunicorn reads some when it is imported."""
+    command = [sys.executable, "-m", "gracefulworker", "plan"]
+    environ = {**os.environ, variable: value}
+    ran = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith(f"gracefulworker plan: {sentence}")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_what_a_config_file_prints_is_no_output(tmp_path):
+    """By whatever way."""
+    prints = "import os\nprint('1')\nos.write(1, b'2\\n')\nos.system('echo 3')\n"
+    (tmp_path / "gunicorn.conf.py").write_text(prints)
+    command = [sys.executable, "-m", "gracefulworker", "plan", "--format", "json"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert json.loads(ran.stdout)["needed"] == 30
+    assert sorted(ran.stderr) == ["\n", "\n", "\n", "1", "2", "3"]
+    closed = subprocess.run(
+        ["sh", "-c", '"$@" 2>&-', "sh", *command], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert closed.returncode == 0 and closed.stderr == ""
 
 
 def test_usage_error(plan, capsys):

@@ -9,6 +9,7 @@ needed for another's. One that has the default ``passed_on=()`` gets there what 
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import platform
@@ -20,8 +21,9 @@ import gunicorn
 
 import gracefulworker
 
-#: The exit status when whoever reads our output has gone, as a shell gives it for SIGPIPE.
-NOBODY_READS = 141
+#: Exit statuses of the command: whoever reads our output has gone, as a shell gives it for SIGPIPE;
+#: Ctrl-C, as for SIGINT; the output cannot be written.
+NOBODY_READS, INTERRUPTED, NOT_WRITTEN = 141, 130, os.EX_IOERR
 
 #: Each subcommand and what `gracefulworker --help` says of it.
 COMMANDS: dict[str, str] = {
@@ -71,11 +73,20 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.error(sentence)
             return int(arguments.run(arguments))
         finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes once more at its end, and would say what is no news: `... | head -1`.
+            if sys.stdout is not None:  # closed: `>&-`
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC) or error.filename is not None:
+            raise
+        # Python flushes once more at its end, and would say what has been said, or is no news:
+        # `... | head -1`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NOBODY_READS
+        if error.errno == errno.EPIPE:
+            return NOBODY_READS
+        print(f"gracefulworker: the output is not written: {error.strerror}", file=sys.stderr)
+        return NOT_WRITTEN
 
 
 class Completion(argparse.Action):

@@ -20,6 +20,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 import signal
 import stat
 import sys
@@ -100,12 +101,28 @@ def _wait(arbiter: Arbiter, timeout: float | None) -> None:
     """Wait until the delay is over.
 
     :raises DrainError: the arbiter has gone before, or time is over.
+    :raises KeyboardInterrupt: after a sentence, since what has been asked for is not taken back.
     """
+    try:
+        _watch(arbiter, timeout)
+    except KeyboardInterrupt:
+        print(
+            f"gracefulworker drain: interrupted; process {arbiter.pid} goes on all the same, and is"
+            " a lame duck until SIGTERM",
+            file=sys.stderr,
+        )
+        raise
+
+
+def _watch(arbiter: Arbiter, timeout: float | None) -> None:
     began = time.monotonic()
     while True:
+        has_gone = arbiter.process.has_gone()  # before its page is read: the last word is there
         page = arbiter.page()
         if page.phase >= Phase.DRAINING or page.delay_over_at:
             return
+        if has_gone:
+            raise DrainError(f"process {arbiter.pid} has gone before the delay was over")
         if timeout is not None:
             until = began + timeout
         elif page.phase == Phase.SERVING:
@@ -178,6 +195,15 @@ class Process:
         lines = _read(self.directory / "status").decode(errors="replace").splitlines()
         return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
+    def command(self) -> str:
+        """Its command line, or what it calls itself; cut to 60 characters.
+
+        :raises ProcessLookupError: it has gone.
+        """
+        line = _read(self.directory / "cmdline").replace(b"\0", b" ").decode(errors="replace")
+        words = line.strip() or self.status()["Name"]
+        return words if len(words) <= 60 else f"{words[:57]}..."
+
     def numbers(self) -> list[int]:
         """Its process id here, and then those in the PID namespaces below, the innermost last.
 
@@ -228,13 +254,11 @@ class Arbiter:
         return self.process.pid
 
     def page(self) -> Page:
-        """What its page says now.
+        """What its page says now, or has said last.
 
-        :raises DrainError: it has gone, or has spoilt its page.
+        :raises DrainError: it has spoilt its page.
         """
         page = _read_page(self.descriptor)
-        if self.process.has_gone():
-            raise DrainError(f"process {self.pid} has gone before the delay was over")
         if page is None:
             raise DrainError(f"process {self.pid} has spoilt its page: nobody knows its phase")
         return page
@@ -245,28 +269,44 @@ class Arbiter:
         return "X"
 
     def signal(self, number: signal.Signals) -> None:
-        """:raises DrainError: it has gone, or is another user's."""
+        """Send it, if there is still somebody to hear it.
+
+        :raises DrainError: it is another user's.
+        """
         try:
-            if self.process.has_gone():
-                raise ProcessLookupError
-            os.kill(self.pid, number)
+            if not self.process.has_gone():
+                os.kill(self.pid, number)
         except ProcessLookupError:
-            raise DrainError(f"process {self.pid} has gone before the delay was over") from None
+            pass
         except PermissionError:
-            raise _not_ours(self.pid) from None
+            raise _forbidden(self.pid) from None
 
 
-def _not_ours(pid: int) -> DrainError:
-    return DrainError(f"process {pid} is another user's: run this as that user")
+def _forbidden(pid: int) -> DrainError:
+    """What the kernel has not allowed."""
+    try:
+        owner = Process.of(pid).owner()
+    except (ProcessLookupError, PermissionError):  # hidepid, see proc(5)
+        return DrainError(f"process {pid} is another user's: run this as that user")
+    if owner == os.geteuid():
+        return DrainError(
+            f"process {pid} has rights that this has not, so it may not be looked at (capabilities"
+            " of its program, perhaps): send SIGTERM instead"
+        )
+    return DrainError(f"process {pid} is another user's: run this as user {owner}")
 
 
 # Which arbiter
 
 
 def _choose(arguments: argparse.Namespace, opened: contextlib.ExitStack) -> Arbiter:
-    if not (PROC / "self" / "fd").is_dir():
+    if not os.path.lexists(PROC / "self"):
         raise DrainError("this needs Linux, and its /proc: send SIGTERM instead")
-    if os.readlink(PROC / "self") != str(os.getpid()):
+    try:
+        is_ours = os.readlink(PROC / "self") == str(os.getpid())
+    except FileNotFoundError:
+        is_ours = False  # of a PID namespace in which we have no number
+    if not is_ours:
         raise DrainError(
             "the /proc here is that of another PID namespace: mount one of this namespace, or run"
             " this in the container itself, with docker exec or kubectl exec"
@@ -281,9 +321,18 @@ def _choose(arguments: argparse.Namespace, opened: contextlib.ExitStack) -> Arbi
 
 def _read_pidfile(path: Path) -> int:
     try:
-        return int(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DrainError(f"there is no process id in {path}: {error}") from None
+        # It may be a pipe that nobody writes into, or a device without an end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            text = os.read(descriptor, 64)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise DrainError(f"there is no process id in {path}: {error.strerror}") from None
+    if re.fullmatch(rb"\s*[0-9]{1,10}\s*", text):
+        return int(text)
+    what = f"it begins with {text.decode(errors='replace')[:20]!r}" if text else "it is empty"
+    raise DrainError(f"there is no process id in {path}: {what}")
 
 
 def _look_at(pid: int, name: str, opened: contextlib.ExitStack) -> Arbiter:
@@ -296,24 +345,41 @@ def _look_at(pid: int, name: str, opened: contextlib.ExitStack) -> Arbiter:
                 f"{name} is in a container of its own, where its number is {numbers[-1]}: run this"
                 " in there, with docker exec or kubectl exec"
             )
-        command = process.status()["Name"]
+        command = process.command()
         arbiter, others = _find_page(process, opened)
     except ProcessLookupError:
+        if _is_hidden(pid):
+            raise _forbidden(pid) from None
         raise DrainError(f"there is no {name}") from None
     except PermissionError:
-        raise _not_ours(pid) from None
+        raise _forbidden(pid) from None
     if arbiter is not None:
         return arbiter
-    if others:
+    if not others:
         raise DrainError(
-            f"{name} is not gunicorn's main process: that is {others[0]}"
-            if others[0]
-            else f"{name} is still starting"
+            f"{name}, {command!r}, is no gunicorn that gracefulworker looks after, if it is not"
+            " just starting or ending: start it with -k gracefulworker.gthread, .sync, .gevent or"
+            " .uvicorn, or with gracefulworker.hooks"
         )
-    raise DrainError(
-        f"{name} ({command}) is no gunicorn that gracefulworker looks after: start it with -k"
-        " gracefulworker.gthread, .sync, .gevent or .uvicorn, or with gracefulworker.hooks"
-    )
+    if others[0] == pid:
+        raise DrainError(
+            f"{name} is gunicorn's main process, and something has taken its handler of"
+            f" {ASK.name}, with which it would be asked: send SIGTERM instead"
+        )
+    if others[0]:
+        raise DrainError(f"{name} is not gunicorn's main process: that is {others[0]}")
+    raise DrainError(f"{name} is still starting")
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is such a process, and /proc does not show it (hidepid, see proc(5))."""
+    if pid <= 0 or (PROC / str(pid)).exists():
+        return False
+    try:
+        os.getpgid(pid)
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _look_around(opened: contextlib.ExitStack) -> Arbiter:
@@ -324,7 +390,7 @@ def _look_around(opened: contextlib.ExitStack) -> Arbiter:
     for entry in PROC.iterdir():
         if not entry.name.isdigit():
             continue
-        with contextlib.suppress(ProcessLookupError):
+        try:
             process = Process.of(int(entry.name))
             owner = process.owner()
             if len(process.numbers()) > 1 or not _is_within(_cgroups(entry.name), here):
@@ -333,6 +399,10 @@ def _look_around(opened: contextlib.ExitStack) -> Arbiter:
                 processes.setdefault(owner, []).append(process)
             else:
                 of_others += 1
+        except ProcessLookupError:
+            continue
+        except PermissionError:  # hidepid=1, see proc(5)
+            of_others += 1
     for group in _by_nearness(processes):
         found = []
         for process in group:
@@ -351,16 +421,19 @@ def _look_around(opened: contextlib.ExitStack) -> Arbiter:
             pids = ", ".join(map(str, sorted(arbiter.pid for arbiter in found)))
             raise DrainError(f"there are several to choose from ({pids}): give --pid or --pidfile")
     not_seen = []
+    as_its_user = "(run this as the service's user)"
     if of_others:
-        not_seen.append(f"processes of other users: {of_others}")
+        not_seen.append(f"processes of other users: {of_others} {as_its_user}")
+    if _is_hidden(1):
+        not_seen.append(f"those that /proc hides {as_its_user}")
     if elsewhere:
-        not_seen.append(f"in other containers or cgroups: {elsewhere}")
+        not_seen.append(
+            f"in other containers or cgroups: {elsewhere} (run this where the service runs, with"
+            " docker exec or kubectl exec, or give --pid or --pidfile)"
+        )
     sentence = "no gunicorn that gracefulworker looks after is running here"
     if not_seen:
-        sentence += (
-            f" (not looked at: {', '.join(not_seen)}): run this where the service runs, as its user"
-            " (docker exec, kubectl exec), or give --pid or --pidfile"
-        )
+        sentence += f"; not looked at: {', '.join(not_seen)}"
     raise DrainError(sentence)
 
 
@@ -371,7 +444,7 @@ def _by_nearness(processes: dict[int, list[Process]]) -> list[list[Process]]:
     nobody else can come between by pretending to be a gunicorn.
     """
     nearest = [os.geteuid()]
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         nearest.append(Process.of(1).owner())
     groups = [processes.pop(owner, []) for owner in nearest]
     return [*groups, [process for group in processes.values() for process in group]]
@@ -411,7 +484,7 @@ def _find_page(process: Process, opened: contextlib.ExitStack) -> tuple[Arbiter 
                 if descriptor is None:
                     continue
                 page = _read_page(descriptor)
-                if page is not None and page.arbiter == process.pid and process.is_listening():
+                if page is not None and page.arbiter == process.pid and _hears(process, page):
                     opened.callback(os.close, descriptor)
                     return Arbiter(process, descriptor), []
                 os.close(descriptor)
@@ -420,6 +493,11 @@ def _find_page(process: Process, opened: contextlib.ExitStack) -> tuple[Arbiter 
     except FileNotFoundError:
         raise ProcessLookupError from None
     return None, others
+
+
+def _hears(process: Process, page: Page) -> bool:
+    """Whether it may be asked; one that ends need not be, and has given up its handlers by then."""
+    return page.phase >= Phase.DRAINING or process.is_listening()
 
 
 def _open_page(entry: Path) -> int | None:

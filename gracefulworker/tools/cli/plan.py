@@ -14,7 +14,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gracefulworker import settings
+from gunicorn.workers import SUPPORTED_WORKERS
+
+from gracefulworker import check_config, settings
 from gracefulworker.arbiter import kinds
 from gracefulworker.phases import Phase
 from gracefulworker.tools import configuration, engines
@@ -31,6 +33,11 @@ ELSEWHERE = (
 
 #: Characters from SIGTERM to SIGKILL.
 WIDTH = 60
+
+#: What happens in LAME_DUCK and in DRAINING: with our workers, with others and the hook, and else.
+OURS = ("serves as before, answers say close", "refuses newcomers, finishes the rest")
+HOOKED = ("serves as before", "stops in its own way")
+NEITHER = ("not with this worker class", "not with this worker class")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -75,11 +82,11 @@ def _checked(kind: Any) -> Callable[[str], str]:
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan; 2 when the settings would stop the start."""
     try:
-        read, drains, warnings = _read(arguments)
+        read, meanings, warnings = _read(arguments)
     except (configuration.ConfigFileError, settings.SettingsError) as error:
         sentence = f"gracefulworker plan: {error}"
         cause = error.__cause__
-        if cause is not None and not isinstance(cause, (FileNotFoundError, SyntaxError)):
+        if cause is not None and not isinstance(cause, SyntaxError):
             sentence += f"; {ELSEWHERE}"
         print(sentence, file=sys.stderr)
         return 2
@@ -88,12 +95,14 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(picture(read, drains))
+    print(picture(read, meanings))
     return 0
 
 
-def _read(arguments: argparse.Namespace) -> tuple[settings.Settings, bool, list[str]]:
-    """The settings, whether the workers follow all of them, and what there is to say about it."""
+def _read(
+    arguments: argparse.Namespace,
+) -> tuple[settings.Settings, tuple[str, str], list[str]]:
+    """The settings, what they mean to the workers, and what there is to say about it."""
     options: dict[str, str] = {}
     for name in settings.TABLE:
         value = getattr(arguments, name, None)
@@ -119,9 +128,38 @@ def _read(arguments: argparse.Namespace) -> tuple[settings.Settings, bool, list[
         if is_fatal:
             raise configuration.ConfigFileError(sentence)
         warnings.append(sentence)
+    if "worker_class" in loaded.given and "worker_class" not in loaded.unclear:
+        _judge_class(loaded)
     read = settings.read(loaded.cfg, environ, names, options)
     remarks = [*_about_class(loaded, read)]
-    return read, not remarks, [*warnings, *read.warnings, *remarks]
+    meanings = OURS
+    if remarks:
+        meanings = HOOKED if loaded.has_hook else NEITHER
+    return read, meanings, [*warnings, *read.warnings, *remarks]
+
+
+def _judge_class(loaded: configuration.Configuration) -> None:
+    """Look whether there is such a worker class; of others than ours by the short names only.
+
+    :raises ConfigFileError: gunicorn would not start with it.
+    """
+    worker = loaded.cfg.worker_class_str
+    if worker == "gracefulworker" and not loaded.imports_ours:
+        raise configuration.ConfigFileError(
+            "gunicorn knows the worker class gracefulworker only after `import gracefulworker` in"
+            " its config file: add that, or use -k gracefulworker.gthread"
+        )
+    is_known_elsewhere = "." in worker or ":" in worker or worker in SUPPORTED_WORKERS
+    if is_known_elsewhere and not (loaded.has_our_class or engines.is_ours(worker)):
+        return
+    try:
+        check_config.judge_class(loaded.cfg)
+    except RuntimeError as error:
+        sentence = str(error)
+        if "\n" in sentence:  # gunicorn's own, with a traceback
+            ours = ", ".join(f"gracefulworker.{engine}" for engine in engines.STOCK)
+            sentence = f"gunicorn finds no worker class {worker!r}: ours are {ours}"
+        raise configuration.ConfigFileError(sentence) from None
 
 
 def _about_class(loaded: configuration.Configuration, read: settings.Settings) -> Iterator[str]:
@@ -142,7 +180,8 @@ def _about_class(loaded: configuration.Configuration, read: settings.Settings) -
         if objection := kinds.OTHERS.objection(read):
             yield objection
     else:
-        remedy = f"-k {ours}" if ours else "`from gracefulworker.hooks import when_ready`"
+        hook = "put `from gracefulworker.hooks import when_ready` into the config file"
+        remedy = f"use -k {ours}" if ours else hook
         yield f"{worker} stops as soon as SIGTERM comes, nothing of this plan holds: {remedy}"
 
 
@@ -169,10 +208,10 @@ def _needs(read: settings.Settings) -> str:
     return f"{needs}, you set nothing: say it in graceful_kill_after too, and all is fitted into it"
 
 
-def picture(read: settings.Settings, drains: bool = True) -> str:
+def picture(read: settings.Settings, meanings: tuple[str, str] = OURS) -> str:
     """Return the timeline to scale, one row for each phase, and what the platform must give.
 
-    :param drains: whether the workers are ours, and not only given the delay.
+    :param meanings: of LAME_DUCK and of DRAINING.
     """
     delay, deadline = read.delay, read.delay + read.finish
     kill = float(read.needed) if read.period is None else read.period
@@ -181,9 +220,7 @@ def picture(read: settings.Settings, drains: bool = True) -> str:
     def column(seconds: float) -> int:
         return round(WIDTH * seconds / end)
 
-    serves, ends = "serves as before", "stops in its own way"
-    if drains:
-        serves, ends = f"{serves}, answers say close", "refuses newcomers, finishes the rest"
+    serves, ends = meanings
     rows = [
         (Phase.LAME_DUCK.name, 0.0, delay, serves),
         (Phase.DRAINING.name, delay, deadline, ends),
