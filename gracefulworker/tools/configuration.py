@@ -314,8 +314,8 @@ def _set_all(loaded: Configuration, source: str, values: Mapping[str, object]) -
         except (TypeError, ValueError, RuntimeError, gunicorn.errors.ConfigError) as error:
             said = f"{name} = {value!r}"
             if source != CONFIG_FILE:
-                values = value if isinstance(value, list) else [value]
-                said = f"{loaded.cfg.settings[name].cli[-1]} {' '.join(map(str, values))}"
+                written = " ".join(map(str, value)) if isinstance(value, list) else value
+                said = f"{loaded.cfg.settings[name].cli[-1]} {written}"
             refused = f"{said} is refused by gunicorn: {error}"
             if DOLLAR in refused:
                 refused = refused.replace(DOLLAR, "$")
