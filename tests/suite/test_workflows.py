@@ -32,7 +32,9 @@ def test_each_environment_is_one_of_tox():
     assert named - {"py"} <= defined
     # What is not run there needs root, minutes, or somebody who reads the figures.
     assert defined - named - {"testenv", "tox", "middle"} <= {
-        *("bench", "cluster", "coverage", "demo", "rollout", "stress")
+        *("bench", "cluster", "coverage", "demo", "rollout", "stress"),
+        # All of the suite is run on it.
+        "python310",
     }
 
 
