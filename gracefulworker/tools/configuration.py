@@ -321,3 +321,4 @@ def _set_all(loaded: Configuration, source: str, values: Mapping[str, object]) -
                 refused = refused.replace(DOLLAR, "$")
                 refused += " (a variable, where no shell puts in its value)"
             loaded.mistakes.append((source, True, refused))
+            loaded.unclear[name] = value

@@ -162,6 +162,7 @@ TABLE = {
     # gunicorn's own types, and names.
     "option-in-one-word.yaml": ("options!3", 1, 0, 0),
     "dollar-unread.yaml": ("options!11", 1, 0, 0),
+    "dollar-bind.yaml": ("options!11", 1, 0, 0),
     "dollar-reference.yaml": ("", 1, 0, 0),
     "dollar.Dockerfile": ("options!2", 1, 0, 0),
     "two-applications.Dockerfile": ("options!2", 1, 0, 0),
