@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -37,7 +38,9 @@ def drain(capsys):
 def begin(server, *arguments, **options):
     """The command as a process of its own, which waits."""
     command = [sys.executable, "-m", "gracefulworker", "drain", "--pid", str(server.pid)]
-    process = subprocess.Popen([*command, *arguments], **options)
+    # In the background of a script SIGINT is ignored, and so it would be here.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen([*command, *arguments], preexec_fn=heed, **options)
     server.wait_log("^lame duck:")
     return process
 
