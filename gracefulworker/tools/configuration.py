@@ -228,13 +228,14 @@ def _parse(loaded: Configuration, source: str, arguments: Sequence[str]) -> dict
     known: list[str] = []
     for word in arguments:
         # A bare variable may be anything, or nothing; one within an option is that option's value.
-        if word.startswith("$") and not (known and known[-1].startswith("-")):
+        is_variable = word.startswith("$") and not re.match(r"\$\{?\w+\}?[.:]", word)
+        if is_variable and not (known and known[-1].startswith("-")):
             loaded.open_words.append(word)
             loaded.is_open = True
         else:
             known.append(word)
     for word in known:
-        if re.match(r"--?[\w-]+\s+\S", word):
+        if re.match(r"--[\w-]+\s+\S", word):  # a short option takes the rest as its value
             sentence = f"`{word}` is one word: an option and its value are two, or have a = between"
             loaded.mistakes.append((source, True, sentence))
             loaded.is_open = True

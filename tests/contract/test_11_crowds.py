@@ -77,6 +77,7 @@ def test_a_worker_whose_descriptors_are_lost_gives_way(serve, name):
     server = serve(f"gracefulworker.{name}", delay=0.2, config=FEW)
     client, _ = starve(server)  # for good
     assert client.ending().status == 200
+    server.wait_log("^Booting worker with pid", count=2)
     assert len(server.grep("gives way to another")) == 1
     assert len(server.worker_pids) == 2
 

@@ -30,6 +30,8 @@ TABLE = {
     "print-only.yaml": ("", 0, 0, 1),
     "help-in-variable.yaml": ("options!13", 1, 0, 0),
     # Which image is whose.
+    "trigger": ("", 1, 0, 0),
+    "of-the-base-image": ("", 0, 0, 1),
     "script-of-the-image": ("sigterm-lost!2 no-delay!2", 2, 0, 0),
     "script-by-path": ("", 0, 1, 1),
     "plain-dockerfile": ("readiness-probe:4 no-delay!2", 2, 0, 1),
@@ -63,6 +65,14 @@ TABLE = {
     "Dockerfile-web": ("sigterm-lost!2", 1, 0, 0),
     "bad.Dockerfile": ("sigterm-lost!2", 1, 0, 0),
     # Green only for what was judged.
+    "honcho": ("", 1, 1, 0),
+    "relative.Procfile": ("", 0, 0, 1),
+    "fcgi.conf": ("", 1, 0, 0),
+    "fedora.service": ("", 1, 0, 0),
+    "azure": ("", 0, 0, 1),
+    "mentions": ("", 1, 0, 0),
+    "split.service": ("", 1, 0, 0),
+    "file.service": ("", 1, 0, 0),
     "hidden": ("", 1, 0, 1),
     "terraform": ("", 1, 0, 1),
     "json": ("", 1, 0, 1),
@@ -110,6 +120,11 @@ TABLE = {
     "openshift.yaml": ("sigterm-lost!13 readiness-probe:11 no-delay!13", 1, 0, 0),
     "deploymentconfig.yaml": ("sigterm-lost!11", 1, 0, 0),
     # The shell as it is.
+    "port-wait.yaml": ("", 1, 0, 0),
+    "unlike-branches.sh": ("sigterm-lost!2", 1, 0, 0),
+    "elif-branches.sh": ("", 1, 0, 0),
+    "exec-dashes": ("", 1, 0, 0),
+    "banner.sh": ("", 1, 0, 0),
     "exit-trap.sh": ("", 1, 0, 0),
     "exit-trap-of-sh.sh": ("sigterm-lost!2", 1, 0, 0),
     "looked-for.sh": ("", 1, 0, 0),
@@ -160,6 +175,9 @@ TABLE = {
     "sleep-default.yaml": ("graceful-timeout!7", 1, 0, 0),
     "sleep-unknown.yaml": ("", 1, 0, 0),
     # gunicorn's own types, and names.
+    "short-options.Dockerfile": ("options!2", 1, 0, 0),
+    "application-variable.sh": ("", 1, 0, 0),
+    "threads.Dockerfile": ("options:2", 1, 0, 0),
     "option-in-one-word.yaml": ("options!3", 1, 0, 0),
     "dollar-unread.yaml": ("options!11", 1, 0, 0),
     "dollar-bind.yaml": ("options!11", 1, 0, 0),
@@ -246,7 +264,7 @@ def test_status_0_says_what_was_judged(capsys, monkeypatch, output):
         last = out.splitlines()[-1]
         assert last == "2 files, 1 gunicorn, 2 not judged: 0 errors, 0 warnings"
     else:
-        assert json.loads(out)["judged"] == ["the image"]
+        assert json.loads(out)["judged"] == ["the image of two-own-images/Dockerfile"]
 
 
 def test_an_option_s_name_in_the_config_file_is_a_near_miss(capsys, tmp_path, monkeypatch):

@@ -45,8 +45,11 @@ WRAPPERS = INITS | {
     *("s6-setuidgid", "s6-applyuidgid", "s6-envdir", "s6-envuidgid", "s6-notifyoncheck"),
 }
 
+#: Programs that run a Procfile.
+OF_PROCFILES = frozenset({"honcho", "foreman", "hivemind", "overmind", "forego", "goreman"})
+
 #: Programs that start others, as they are told elsewhere.
-SUPERVISORS = frozenset({"supervisord", "circusd", "runsvdir", "s6-svscan", "honcho", "foreman"})
+SUPERVISORS = OF_PROCFILES | {"supervisord", "circusd", "runsvdir", "s6-svscan"}
 
 #: Programs whose arguments may name gunicorn without starting it.
 _MENTIONING = frozenset(
@@ -71,13 +74,19 @@ SHELLS = {
     "mksh": "bash",
 }
 
+#: gunicorn3 is Debian's, gunicorn-3.9 Fedora's.
+_GUNICORN = re.compile(r"gunicorn(-?3(\.\d+)?)?")
+
+#: What starts a program in Python.
+_STARTING = re.compile(r"\bexec[lv]|subprocess|\bsystem\(|\bgunicorn\.app\b|\.py\b")
+
 _PYTHON = re.compile(r"(python|pypy)[\d.]*\Z")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 #: What is a script, by its name, and what may well be one.
 _SCRIPT = re.compile(r"\.(sh|bash)\Z|entrypoint[^/]*\Z", re.IGNORECASE)
 _PERHAPS_SCRIPT = re.compile(
-    r"/(start|run|boot|launch|serve|init|up|web|cmd|go)\b[^/]*\Z", re.IGNORECASE
+    r"(/|^bin/)(start|run|boot|launch|serve|init|up|web|cmd|go)(\b|_)[^/]*\Z", re.IGNORECASE
 )
 
 #: Commands of others that are known to start gunicorn, unless they are told not to.
@@ -160,7 +169,7 @@ class Launch:
     holders: tuple[Holder, ...] = ()
     has_init: bool = False
     assigned: Mapping[str, str] = field(default_factory=dict)
-    condition: str | None = None
+    condition: shell.Condition | None = None
 
 
 class Given(Protocol):
@@ -182,7 +191,7 @@ class Surroundings:
     :param sh: what plain ``sh`` is.
     :param gaps: collects why it is not known what is started: sentences.
     :param beside: collects what may start another gunicorn where one is found: sentences.
-    :param is_supervised: whether supervisord's configuration is among the files.
+    :param supervised: the supervisors whose configuration is among the files.
     :param used: collects the origins of the scripts that are run.
     """
 
@@ -192,7 +201,7 @@ class Surroundings:
     depth: int = 0
     gaps: list[str] = field(default_factory=list)
     beside: list[str] = field(default_factory=list)
-    is_supervised: bool = False
+    supervised: frozenset[str] = frozenset()
     used: set[tuple[str, int]] = field(default_factory=set)
 
     def miss(self, gap: str) -> None:
@@ -210,7 +219,7 @@ def find(words: Sequence[str], place: Place, around: Surroundings) -> list[Launc
         return []
     name, rest = os.path.basename(words[0]), words[1:]
     place = getattr(words[0], "place", place)
-    if name in ("gunicorn", "gunicorn3"):  # the second is Debian's
+    if _GUNICORN.fullmatch(name):
         if NO_SERVER & set(rest):
             around.miss("gunicorn is only asked to print something, and ends")
             return []
@@ -254,7 +263,7 @@ def _from_unknown(
             around.miss(f"{said} was not given, if it is a script")
         return found
     named = [word for word in words if NAMED.search(word) or word.startswith("--gunicorn")]
-    if name == "supervisord" and around.is_supervised:
+    if name in around.supervised:
         return []
     if name in SUPERVISORS:
         around.miss(f"{name} starts what its own configuration says: give that")
@@ -364,7 +373,8 @@ def _from_python(words: Sequence[str], place: Place, around: Surroundings) -> li
         if os.path.basename(word) == "gunicorn":
             return find(words[number:], place, around)
         if word == "-c" or word.endswith(".py"):
-            if "gunicorn" in " ".join(words):
+            text = " ".join(words)
+            if "gunicorn" in text and _STARTING.search(text):
                 around.miss("a Python program may start gunicorn, in a way that is not read here")
             break
     return []

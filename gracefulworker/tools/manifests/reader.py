@@ -21,7 +21,6 @@ from gracefulworker.tools.manifests.images import OWN_START, Images
 from gracefulworker.tools.manifests.launch import Launch, Surroundings, Word
 from gracefulworker.tools.manifests.scripts import Scripts
 from gracefulworker.tools.manifests.servers import Cluster, Container, Pod, Server, known_in
-from gracefulworker.tools.manifests.shell import OTHERWISE
 from gracefulworker.tools.manifests.sources import InputError, Place, Source, unrendered
 from gracefulworker.tools.manifests.units import Stop, Unit, referring
 
@@ -116,13 +115,14 @@ class Reader:
                 self.images.dockerfiles.append(dockerfile.read(source))
             elif source.kind == "procfile":
                 self.procfiles.append(source)
+                self.scripts.supervised |= launch.OF_PROCFILES
             elif source.kind == "systemd":
                 self._systemd.append(source)
             elif source.kind == "drop-in":
                 self._drop_ins.append(source)
             elif source.kind == "supervisord":
                 self.units += units.of_supervisord(source)
-                self.scripts.is_supervised = True
+                self.scripts.supervised |= {"supervisord"}
             elif source.kind == "fly":
                 self.units += units.of_fly(source)
             elif source.kind == "other":
@@ -161,7 +161,7 @@ class Reader:
         elif (document["apiVersion"].text or "").startswith("serving.knative.dev/"):
             self._add_knative(name, document)
             return True
-        elif document["services"].is_mapping and not kind:
+        elif not kind and _is_compose(document):
             self._compose.append(document)
             return True
         elif (task := _task_definition(document)) is not None:
@@ -246,7 +246,8 @@ class Reader:
         for file in self.images.dockerfiles:
             own = self._of_dockerfile(file)
             if own and all_units:
-                self._note(f"{file.file}: no container in the files is known to be of this image")
+                why = "no container in the files is known to start this image as it is"
+                self._note(f"{file.file}: {why}")
             found += own
         for procfile in self.procfiles:
             found += self._of_procfile(procfile)
@@ -280,7 +281,7 @@ class Reader:
                     self.not_judged.append(Unjudged(unit.name, unit.place, why))
 
     def _has_image(self, pod: Pod, node: Node) -> bool:
-        if node["image"].text is not None:
+        if node["image"].text is not None or _triggering(pod, node):
             return True
         name = f"{pod.kind} {pod.name}, container {node['name'].text or ''}"
         why = "it is a patch for another document, which has its image"
@@ -289,7 +290,8 @@ class Reader:
 
     def _unit_of_pod(self, pod: Pod, node: Node) -> Unit:
         name = f"{pod.kind} {pod.name}, container {node['name'].text or ''}"
-        return self._unit_of(name, node, pod.stop)
+        unit = self._unit_of(name, node, pod.stop)
+        return unit if unit.image else replace(unit, image=_triggering(pod, node))
 
     def _unit_of(self, name: str, node: Node, stop: Stop) -> Unit:
         """Kubernetes: ``command`` replaces the image's ENTRYPOINT, ``args`` its CMD."""
@@ -389,9 +391,9 @@ class Reader:
             if image.origin in self.images.built:
                 continue
             start = image.command or image.entrypoint
-            name = "the image"
+            name = f"the image of {file.file}"
             if len(stages) > 1 or image is not file.stages[-1]:
-                name += f" of stage {image.stage or image.base}"
+                name += f", stage {image.stage or image.base}"
             place = start.place if start is not None else image.place
             around = self.scripts.around(image.file, image.environ, image.sh, image)
             launches = launch.find(image.words, place, around)
@@ -436,7 +438,8 @@ class Reader:
             place = Place(source.file, source.line, "")
             name = f"script {source.name}"
             if not source.named:
-                if "gunicorn" in source.text:
+                around = self.scripts.around(source.file, {})
+                if launch.of_script(source, around) or around.gaps:
                     why = "nothing in the files starts it"
                     why += "" if source.title else ": name it to have it judged"
                     self.not_judged.append(Unjudged(name, place, why))
@@ -481,12 +484,14 @@ class Reader:
     ) -> list[Server]:
         """One for each way in which gunicorn may be started; the developer's is left out."""
         served = [one for one in launches if "--reload" not in one.arguments] or launches
-        conditions = {one.condition for one in served}
+        # Where it is started in the same manner whichever way is taken, none decides.
+        alike = len({(one.arguments, bool(one.holders)) for one in served}) == 1
+        taken = {id(one.condition) for one in served}
         for one in served:
-            condition = (one.condition or "").removeprefix(OTHERWISE)
-            if one.condition is not None and not {condition, OTHERWISE + condition} <= conditions:
+            ways = one.condition.ways if one.condition is not None and alike else []
+            if one.condition is not None and not (ways and {*map(id, ways)} <= taken):
                 self._note(
-                    f"{name}: whether gunicorn is started depends on `{condition}`, and it is "
+                    f"{name}: whether gunicorn is started depends on `{one.condition}`, and it is "
                     "judged as if it were"
                 )
         self.judged.append(name)
@@ -510,7 +515,8 @@ class Reader:
         is_complete = has_file and not read.is_open
         is_complete &= "GUNICORN_CMD_ARGS" in known or "GUNICORN_CMD_ARGS" not in environ
         if not has_file:
-            self._note(f"{name}: gunicorn probably reads {read_elsewhere}: give it with -c")
+            reads = "reads" if "config" in read.given else "probably reads"
+            self._note(f"{name}: gunicorn {reads} {read_elsewhere}: give it with -c")
         server = Server(name, one, read, is_complete, environ, self.cluster, **context)
         server.config_file = self.config_file
         self._read_ours(server, known)
@@ -547,6 +553,13 @@ class Reader:
             server.refusal = str(error)
 
 
+def _is_compose(document: Node) -> bool:
+    """Whether a document has compose's services, and not those of azd, which are called so, too."""
+    services = [service for _, service in document["services"].pairs()]
+    is_azure = any(service["host"] and service["project"] for service in services)
+    return document["services"].is_mapping and not is_azure
+
+
 def _is_override(file: str, of: str | None = None) -> bool:
     """Whether a compose file is called as one that is merged into another, or into this one."""
     directory, name = os.path.split(file)
@@ -573,6 +586,15 @@ def _may_start_gunicorn(document: Node) -> bool:
         return True
     texts = document.texts_under(("command", "args", "cmd", "entrypoint", "startCommand"))
     return any(launch.NAMED.search(text) for text in texts)
+
+
+def _triggering(pod: Pod, node: Node) -> str:
+    """The image stream that OpenShift fills in a container's image from, "" if there is none."""
+    for trigger in pod.workload["spec"]["triggers"]:
+        change = trigger["imageChangeParams"]
+        if node["name"].text in [one.text for one in change["containerNames"]]:
+            return change["from"]["name"].text or ""
+    return ""
 
 
 def _scripts_of(config_map: Node) -> Iterator[Source]:

@@ -40,6 +40,9 @@ ERROR, WARNING = "error", "warning"
 #: Those who answer one request per connection have no keep-alive.
 KEEPERS = ("gthread", "gevent", "eventlet", "tornado", "uvicorn", "asgi")
 
+#: Worker classes, by the beginnings of their names, to whom gunicorn's threads are nothing.
+WITHOUT_THREADS = ("gevent", "eventlet", "uvicorn", "tornado")
+
 #: Less than this from the start of the container to its end by the liveness probe is no boot time
 #: for a Python service, which takes 1 to 10 s on an idle machine.
 SHORTEST_BOOT = 10.0
@@ -561,6 +564,16 @@ def options(server: Server) -> Iterator[Mistake]:
             "correct or remove it (`gunicorn --help` has all options)",
         )
     yield from _worker_class(server, refused)
+    name = (server.worker or "").rsplit(".", 1)[-1].lower()
+    threads = server.read.given.get("threads")
+    if threads is not None and server.knows("threads") and name.startswith(WITHOUT_THREADS):
+        yield Mistake(
+            WARNING,
+            server.place_of(threads),
+            f"--threads has no effect with the worker class {server.worker}",
+            ignored,
+            "remove it",
+        )
     if server.refusal is not None and server.is_delayed:
         place = server.place_of(server.refusal)
         yield Mistake(ERROR, place, server.refusal, refused, "as the sentence says")

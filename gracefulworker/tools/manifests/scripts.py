@@ -15,15 +15,20 @@ from gracefulworker.tools.manifests.dockerfile import Image
 from gracefulworker.tools.manifests.launch import Surroundings
 from gracefulworker.tools.manifests.sources import Source
 
+#: Directories whose programs nobody writes for one service.
+SYSTEM = tuple(
+    f"{top}/{name}/" for top in ("", "/usr") for name in ("bin", "sbin", "lib", "libexec")
+)
+
 
 @dataclass
 class Scripts:
     """All scripts, and those that something runs.
 
-    :param is_supervised: whether supervisord's configuration is among the files, too.
+    :param supervised: the supervisors whose configuration is among the files, too.
     """
 
-    is_supervised: bool = False
+    supervised: frozenset[str] = frozenset()
     sources: list[Source] = field(default_factory=list)
     #: The origins of those that something runs.
     _used: set[tuple[str, int]] = field(default_factory=set)
@@ -52,7 +57,7 @@ class Scripts:
     ) -> Surroundings:
         """What a command line of `file` is read in, or that of an image that is known."""
         here = _Here(self, file if image is None else image.file, image)
-        return Surroundings(here, environ, sh, is_supervised=self.is_supervised, used=self._used)
+        return Surroundings(here, environ, sh, supervised=self.supervised, used=self._used)
 
     def find(self, path: str, file: str) -> Source | None:
         """The script of that name whose path ends most like `path`; of several, the nearest."""
@@ -83,6 +88,8 @@ class _Here:
 
     def get(self, path: str) -> Source | None:
         copied = self.copied(path)
+        if copied is None and path.startswith(SYSTEM):
+            return None  # it comes with a package, or with the base image
         return self.scripts.find(copied or path, self.file)
 
     def copied(self, path: str) -> str | None:

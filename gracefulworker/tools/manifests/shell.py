@@ -37,9 +37,6 @@ _MAX_DEPTH = 20
 #: A part of a word that is not known keeps this sign, as it was written.
 UNKNOWN = "$"
 
-#: Before the condition of what an ``else`` holds.
-OTHERWISE = "not "
-
 _NAME = re.compile(r"[A-Za-z_]\w*\Z")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)\Z", re.DOTALL)
 _ESCAPED = re.compile(r"\\(\n|.)", re.DOTALL)
@@ -48,6 +45,9 @@ _SIGTERM = {"TERM", "SIGTERM", "15"}
 #: Characters that are no ASCII, and the letters that stand for one while a text is parsed.
 _OTHER = re.compile(r"[^\x00-\x7f]|\x01")
 _LETTERS = re.compile("\x01([0-9a-f]{2,6})\x02")
+
+#: ``! </dev/tcp/db/5432``
+_NEGATED = re.compile(r"!\s*<(?=\s*/dev/)")
 
 #: Commands that set no variable of ours, though they are sourced.
 _HARMLESS = re.compile(r"(^|/)activate$")
@@ -72,6 +72,15 @@ _PAUSES = re.compile(r"\bsleep\s+(\d+(?:\.\d+)?)\b")
 #: Nodes that are no statements, and those that end one.
 _SILENT = frozenset({"comment", "heredoc_body"})
 _ENDS = frozenset({";", ";;", "fi", "esac", ")", "}", "\n"})
+
+
+class Condition(str):
+    """What decides whether a command is run, as it is written.
+
+    :param ways: those of the whole statement, of which one is taken; empty if none may be.
+    """
+
+    ways: list[Condition]
 
 
 class TooMuch(Exception):
@@ -127,7 +136,7 @@ class Command:
     is_last: bool = False
     is_tail: bool = False
     in_loop: bool = False
-    condition: str | None = None
+    condition: Condition | None = None
     trap: Trap | None = None
     at_exit: Trap | None = None
     is_trapped: bool = False
@@ -276,6 +285,8 @@ def _descend(root: Any) -> Iterator[Any]:
 def _parse(text: str) -> Any:
     # The grammar's scanner (0.25.1) asks C's isdigit of a character after a brace, which reads past
     # the end of its table for those of other alphabets: the process dies. So they go in as letters.
+    # It does not know a redirection alone behind a `!`, with which scripts wait for a port.
+    text = _NEGATED.sub("! : <", text)
     data = _OTHER.sub(lambda match: f"\x01{ord(match[0]):x}\x02", text).encode()
     if len(data) > MAX_SIZE:
         raise TooMuch(f"has more than {MAX_SIZE // 1000} kB")
@@ -324,7 +335,7 @@ class _Walk:
         #: For each function that is being followed, what is so where it may return.
         self.returns: list[list[_State]] = []
         self.loops = 0
-        self.conditions: list[str] = []
+        self.conditions: list[Condition] = []
 
     # -- statements
 
@@ -372,12 +383,15 @@ class _Walk:
         finally:
             self.inner -= 1
 
-    def _if(self, condition: str, follow: Callable[[], None]) -> None:
+    def _if(self, label: str, follow: Callable[[], None]) -> Condition:
+        condition = Condition(label)
+        condition.ways = []
         self.conditions.append(condition)
         try:
             follow()
         finally:
             self.conditions.pop()
+        return condition
 
     def _on_program(self, node: Any, is_last: bool) -> None:
         self._sequence(node.children, is_last)
@@ -472,6 +486,7 @@ class _Walk:
                 test.append(child)
         clauses.append((test, body or []))
         is_decided = False
+        conditions: list[Condition] = []
         label = "else"  # of a text that has no test
         for test, body in clauses:
             tests = [child for child in test if child.is_named and child.type != "comment"]
@@ -486,8 +501,7 @@ class _Walk:
                 self._sequence(body, is_last)
                 return
             self.state = before.copy()
-            condition = label if tests else f"{OTHERWISE}{label}"
-            self._if(condition, functools.partial(self._sequence, body, is_last))
+            conditions.append(self._if(label, functools.partial(self._sequence, body, is_last)))
             ways.append(self.state)
             self.state = before
             if truth is True:
@@ -495,6 +509,8 @@ class _Walk:
                 break
         if not is_decided:
             ways.append(before.copy())
+        for condition in conditions if is_decided else ():
+            condition.ways = conditions
         self.state = before
         self._join(ways)
 
@@ -656,7 +672,7 @@ class _Walk:
             is_exec |= words[0] == "exec"
             is_timed |= words[0] == "time"
             words = words[1:]
-            while is_exec and words[:1] and words[0] in ("-a", "-c", "-l"):
+            while is_exec and words[:1] and words[0] in ("-a", "-c", "-l", "--"):
                 words = words[2:] if words[0] == "-a" else words[1:]
         if not words:
             return  # `exec 2>&1`, or nothing is left

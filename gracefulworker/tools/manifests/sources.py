@@ -36,7 +36,7 @@ _SHEBANG = re.compile(rb"#!.*\b(sh|ash|bash|dash|ksh|zsh)\b")
 _DOCKERFILE = re.compile(r"(docker|container)file([-_.].*)?|.*[-_.](docker|container)file")
 
 #: A section of supervisord's configuration that starts a program.
-_PROGRAM = re.compile(rb"^\s*\[program:", re.MULTILINE)
+_PROGRAM = re.compile(rb"^\s*\[(fcgi-)?program:", re.MULTILINE)
 
 #: A text of any name with one of these keys at the start of a line is taken for a manifest.
 _MANIFEST = re.compile(rb'^\s*\{?\s*"?(apiVersion|kind)"?\s*:', re.MULTILINE)
@@ -46,11 +46,15 @@ _MANIFEST = re.compile(rb'^\s*\{?\s*"?(apiVersion|kind)"?\s*:', re.MULTILINE)
 _JSON_MANIFEST = re.compile(rb'"(apiVersion|containerDefinitions|image|startCommand)"\s*:')
 
 #: Terraform, Nomad, templates and so on (and execline): they may start gunicorn, and are named.
-_OTHER = (".tf", ".hcl", ".nomad", ".toml", ".tpl", ".tmpl", ".j2", ".jinja", ".jinja2", ".jnj")
+_WITHOUT_LINES = (".tf", ".hcl", ".nomad")
+_OTHER = (
+    *(*_WITHOUT_LINES, ".toml", ".tpl", ".tmpl", ".gotmpl"),
+    *(".j2", ".jinja", ".jinja2", ".jnj"),
+)
 
 #: gunicorn, and gunicorn with something after it, which is no version.
 _NAMES = re.compile(rb"\bgunicorn\b")
-_STARTS = re.compile(rb"\bgunicorn[\"',]*[ \t]+[\"'\w$-]")
+_STARTS = re.compile(rb"\bgunicorn[\"',]*[ \t]+([\"'\w$-]|\{\{)")
 
 
 class InputError(Exception):
@@ -210,8 +214,8 @@ def _kind_of_data(data: bytes, extension: str) -> str | None:
     if extension == ".json" and _JSON_MANIFEST.search(data):
         return "yaml"
     if extension in _OTHER:
-        # Where its arguments may stand on the next line, the name is enough.
-        pattern = _STARTS if extension == ".toml" else _NAMES
+        # Where its arguments stand on lines of their own, the name is enough.
+        pattern = _NAMES if extension in _WITHOUT_LINES else _STARTS
         return "other" if pattern.search(data) else None
     is_execline = not extension and b"execlineb" in data.split(b"\n", 1)[0]
     return "other" if is_execline and _NAMES.search(data) else None

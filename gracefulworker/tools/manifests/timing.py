@@ -207,9 +207,11 @@ def _way(server: Server) -> str:
 def _variables(server: Server, delay: float) -> dict[str, str]:
     """The variables that give a server this delay, and time to finish after it."""
     ours, finish = server.ours, server.finish
+    found = {"GRACEFUL_DELAY": f"{delay:g}"}
+    if ours is not None and delay == ours.delay:
+        found = {}
     if ours is None or finish is None:
-        return {"GRACEFUL_DELAY": f"{delay:g}"}
-    found = {} if delay == ours.delay else {"GRACEFUL_DELAY": f"{delay:g}"}
+        return found
     needed = whole(delay + finish + MARGIN)
     planned = _read(server, found)
     if ours.kill_after is not None and needed > ours.kill_after:

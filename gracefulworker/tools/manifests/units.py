@@ -123,10 +123,11 @@ def _split(text: str) -> list[str]:
 
 def of_compose(*documents: Node) -> Iterator[Unit]:
     """The services of a compose file, and of those that are merged into it, in their order."""
-    names = dict.fromkeys(name for one in documents for name, _ in one["services"].pairs())
-    for name in names:
-        found = [one["services"] for one in reversed(documents) if one["services"][name]]
-        nodes = [node for services in found for node in _extended(services, services[name])]
+    named: dict[str, list[Node]] = {}
+    for services in (one["services"] for one in reversed(documents)):
+        for name, node in services.pairs():
+            named.setdefault(name, []).extend(_extended(services, node))
+    for name, nodes in named.items():
         node, service = nodes[0], _Service(nodes)
         period = service["stop_grace_period"]
         signal = service["stop_signal"]
@@ -348,7 +349,13 @@ def of_systemd(sources: Sequence[Source]) -> Iterator[Unit]:
         signal,
         "all" if kill_mode is None or kill_mode.value == "control-group" else "child",
     )
-    words = [shell.expand(word, environ) for word in _split(text)]
+    if service.get("EnvironmentFile"):  # its variables win
+        environ = dict.fromkeys(environ)
+    words: list[str] = []
+    for word in _split(text):
+        # systemd.service(5): $NAME as a word of its own is split, ${NAME} is not.
+        expanded = shell.expand(word, environ)
+        words += expanded.split() if re.fullmatch(r"\$\w+", word) else [expanded]
     yield Unit(f"unit {sources[0].unit}", start.place, words, environ=environ, stop=stop)
 
 
@@ -368,7 +375,7 @@ def of_supervisord(source: Source) -> Iterator[Unit]:
         raise InputError(source.file, 0, f"is not read: {problem}") from None
     for section in parser.sections():
         options = parser[section]
-        if not section.startswith("program:") or not options.get("command"):
+        if not section.startswith(("program:", "fcgi-program:")) or not options.get("command"):
             continue
 
         def place(key: str, section: str = section) -> Place:

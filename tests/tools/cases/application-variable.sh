@@ -1,0 +1,2 @@
+#!/bin/sh
+exec gunicorn ${APP}.wsgi:application -k gracefulworker.sync

@@ -1,0 +1,3 @@
+#!/bin/sh
+python3 -c "print('gunicorn starts')"
+exec gunicorn a:b

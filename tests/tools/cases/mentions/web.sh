@@ -1,0 +1,3 @@
+#!/bin/sh
+systemctl start x_gunicorn.service
+pip install gunicorn
