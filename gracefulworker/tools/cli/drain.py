@@ -80,12 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with contextlib.ExitStack() as opened:
             arbiter = _choose(arguments, opened)
-            arbiter.signal(ASK)
-            trouble = None
-            try:
-                _wait(arbiter, arguments.timeout)
-            except DrainError as error:
-                trouble = error
+            trouble = _ask(arbiter, arguments.timeout)
             # Also to one that stands still: it will find the signal when it goes on.
             if arguments.stop:
                 arbiter.signal(signal.SIGTERM)
@@ -97,24 +92,39 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _wait(arbiter: Arbiter, timeout: float | None) -> None:
-    """Wait until the delay is over.
+def _ask(arbiter: Arbiter, timeout: float | None) -> DrainError | None:
+    """Ask for the delay, and wait until it is over.
 
-    :raises DrainError: the arbiter has gone before, or time is over.
+    :returns: why that has not been seen.
+    :raises DrainError: it may not be asked.
     :raises KeyboardInterrupt: after a sentence, since what has been asked for is not taken back.
     """
+    is_asked = False
+    # An interruption is held up until it is known whether there is something to say.
+    kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        _watch(arbiter, timeout)
+        try:
+            arbiter.signal(ASK)
+            is_asked = True
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, kept)
+        try:
+            _watch(arbiter, timeout)
+        except DrainError as error:
+            return error
     except KeyboardInterrupt:
-        print(
-            f"gracefulworker drain: interrupted; process {arbiter.pid} goes on all the same, and is"
-            " a lame duck until SIGTERM",
-            file=sys.stderr,
-        )
+        if is_asked:
+            print(
+                f"gracefulworker drain: interrupted; process {arbiter.pid} goes on all the same,"
+                " and is a lame duck until SIGTERM",
+                file=sys.stderr,
+            )
         raise
+    return None
 
 
 def _watch(arbiter: Arbiter, timeout: float | None) -> None:
+    """:raises DrainError: it has gone before, or time is over."""
     began = time.monotonic()
     while True:
         has_gone = arbiter.process.has_gone()  # before its page is read: the last word is there
