@@ -165,9 +165,13 @@ def test_a_fork_that_fails_is_tried_again(serve, worker):
 )
 def test_a_hook_that_fails_while_a_worker_is_spawned_ends_nothing(serve, tmp_path, hook, what):
     flag = tmp_path / "flag"
-    config = f"import os\ndef {hook}:\n    if os.path.exists('{flag}'):\n        {what}\n"
+    config = (
+        f"import os\ndef {hook}:\n    if os.path.exists('{flag}'):\n        {what}\n"
+        "    os.write(1, b'let through\\n')\n"
+    )
     server = serve("gracefulworker.sync", workers=2, delay=30, config=config)
     server.terminate()
+    server.wait_log("^let through", count=2)  # the second one may still boot
     flag.touch()
     server.signal(signal.SIGKILL, server.worker_pids[0])
     server.wait_log("Next try in", count=2)
