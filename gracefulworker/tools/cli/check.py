@@ -99,21 +99,18 @@ def run(arguments: argparse.Namespace) -> int:
     except ConfigFileError as error:
         return _refuse(str(error))
     # A service that may be started in several ways is judged for each of them.
-    findings: dict[object, rules.Finding] = {}
-    also: dict[object, list[str]] = {}
+    same: dict[object, list[rules.Finding]] = {}
     for server in found:
         for finding in rules.judge(server):
-            same = (finding.rule, finding.place, finding.mistake, finding.effect)
-            first = findings.setdefault(same, finding)
-            if finding.server not in (first.server, *also.setdefault(id(first), [])):
-                also[id(first)].append(finding.server)
-    hidden = Counter(finding.rule for finding in findings.values() if finding.rule in ignored)
-    shown = [finding for finding in findings.values() if finding.rule not in ignored]
+            key = (finding.rule, finding.place, finding.mistake, finding.effect)
+            same.setdefault(key, []).append(finding)
+    hidden = Counter(first.rule for first, *_ in same.values() if first.rule in ignored)
+    shown = [findings for findings in same.values() if findings[0].rule not in ignored]
     report = {
         "schema": SCHEMA,
         "files": len({one.file for one in inputs}),
         "servers": len(files.judged),
-        "findings": [_flat(finding) | {"also": also[id(finding)]} for finding in shown],
+        "findings": [_flat(findings) for findings in shown],
         "ignored": {name: hidden[name] for name in dict.fromkeys(ignored)},
         "judged": files.judged,
         "not_judged": [
@@ -134,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     if files.errors or not files.judged:
         status = 2
     else:
-        status = int(any(f.severity == rules.ERROR or arguments.strict for f in shown))
+        status = int(any(f.severity == rules.ERROR or arguments.strict for f, *_ in shown))
     if arguments.format == "json":
         print(json.dumps(report, indent=2))
     elif arguments.format == "sarif":
@@ -149,10 +146,14 @@ def _refuse(sentence: str) -> int:
     return 2
 
 
-def _flat(finding: rules.Finding) -> dict[str, object]:
-    fields: dict[str, object] = dataclasses.asdict(finding)
+def _flat(findings: Sequence[rules.Finding]) -> dict[str, object]:
+    """The first of some that are the same of several servers, which it names."""
+    first = findings[0]
+    fields: dict[str, object] = dataclasses.asdict(first)
     del fields["place"]
-    return fields | dataclasses.asdict(finding.place)
+    servers = dict.fromkeys(one.server for one in findings)
+    also = [name for name in servers if name != first.server]
+    return fields | dataclasses.asdict(first.place) | {"also": also}
 
 
 def _print(report: dict[str, Any]) -> None:

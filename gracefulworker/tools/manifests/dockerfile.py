@@ -135,9 +135,10 @@ def _apply(image: Image, name: str, rest: str, place: Place) -> Image:
         return replace(image, shell=_exec_form(rest) or image.shell)
     if name in ("CMD", "ENTRYPOINT"):
         words = _exec_form(rest)
-        text = (*image.shell, Word.at(place, rest))
-        literal = None if words is None else tuple(Word.at(place, one, True) for one in words)
-        start = Start(text if literal is None else literal, place)
+        if words is None:
+            start = Start((*image.shell, Word.at(place, rest)), place)
+        else:
+            start = Start(tuple(Word.at(place, word, is_literal=True) for word in words), place)
         if name == "CMD":
             return replace(image, command=start)
         # An ENTRYPOINT resets a CMD of the stage before, not one of its own.

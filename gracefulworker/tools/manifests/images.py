@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gracefulworker.tools.manifests import launch
-from gracefulworker.tools.manifests.dockerfile import Dockerfile, Image
+from gracefulworker.tools.manifests.dockerfile import Dockerfile, Image, shell_of
 from gracefulworker.tools.manifests.scripts import Scripts
 from gracefulworker.tools.manifests.units import Unit
 
@@ -97,6 +97,12 @@ class Images:
         if len(self.dockerfiles) == len(candidates) == 1 and not is_claimed:
             return self._stage_of(self.dockerfiles[0], unit.target), reason
         return None, reason
+
+    def shell_of(self, name: str) -> str:
+        """What `sh` is in an image: by its name, or since all Dockerfiles have the same."""
+        sh = shell_of(name)
+        shells = {stage.sh for file in self.dockerfiles for stage in file.stages}
+        return shells.pop() if name and sh == "dash" and len(shells) == 1 else sh
 
     def _built(self, paths: Sequence[str], target: str) -> Image | None:
         by_path = {os.path.realpath(file.file): file for file in self.dockerfiles}

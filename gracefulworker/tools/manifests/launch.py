@@ -116,6 +116,9 @@ class Word(str):
         return word
 
 
+#: How a gap ends that may be a gunicorn.
+MAY_START = "may start gunicorn, in a way that is not read here"
+
 #: What clients see of some of the shells that stay.
 CUT_AT_ONCE = "every request under way is cut at once"
 
@@ -270,20 +273,29 @@ def _from_unknown(
     elif NAMED.match(words[0]) and len(words[0].split()) > 1:
         around.miss(f"`{words[0]}` is one word, and no program is called that: no shell splits it")
     elif (named and name not in _MENTIONING) or (name, *words[1:2]) in STARTERS:
-        around.miss(f"{said} may start gunicorn, in a way that is not read here")
+        around.miss(f"{said} {MAY_START}")
     return []
+
+
+def shell_text(words: Sequence[str]) -> list[str] | None:
+    """What a shell is given with -c, and its arguments; None when it is no shell, or has none."""
+    name = os.path.basename(words[0]) if words else ""
+    at = next((n for n, word in enumerate(words) if re.fullmatch(r"-\w*c", word)), len(words))
+    if (name == "sh" or name in SHELLS) and at + 1 < len(words):
+        return [words[at + 1], *words[at + 3 :]]
+    return None
 
 
 def program(words: Sequence[str], around: Surroundings) -> str:
     """The name of what a command line starts that is not gunicorn: of a shell's text, its last."""
     name = os.path.basename(words[0])
     script, text, arguments = around.scripts.get(words[0]), None, words[1:]
-    if script is None and (name == "sh" or name in SHELLS):
-        at = next((n for n, word in enumerate(words) if re.fullmatch(r"-\w*c", word)), len(words))
-        text, arguments = (*words[at + 1 : at + 2], None)[0], words[at + 3 :]
-        if text is None:
-            arguments = [word for word in words[1:] if not word.startswith("-")]
-            script = around.scripts.get(arguments.pop(0)) if arguments else None
+    given = shell_text(words) if script is None else None
+    if given is not None:
+        text, arguments = given[0], given[1:]
+    elif script is None and (name == "sh" or name in SHELLS):
+        arguments = [word for word in words[1:] if not word.startswith("-")]
+        script = around.scripts.get(arguments.pop(0)) if arguments else None
     if script is not None:
         text = script.text
     if text is None or around.depth > _MAX_DEPTH:
@@ -352,7 +364,7 @@ def in_text(
     for gap in gaps:
         if not found:
             around.miss(gap)
-        elif "may start gunicorn" in gap and gap not in around.beside:
+        elif gap.endswith(MAY_START) and gap not in around.beside:
             around.beside.append(gap)
     return found
 
@@ -375,7 +387,7 @@ def _from_python(words: Sequence[str], place: Place, around: Surroundings) -> li
         if word == "-c" or word.endswith(".py"):
             text = " ".join(words)
             if "gunicorn" in text and _STARTING.search(text):
-                around.miss("a Python program may start gunicorn, in a way that is not read here")
+                around.miss(f"a Python program {MAY_START}")
             break
     return []
 

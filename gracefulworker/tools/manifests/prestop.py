@@ -68,10 +68,10 @@ def command(container: Node, environ: Mapping[str, str | None]) -> list[str]:
 
 def _commands(words: Sequence[str], environ: Mapping[str, str | None]) -> Sequence[shell.Command]:
     """What a hook's command line runs, be it one program or a shell's text."""
-    text = _shell_text(words)
+    text = launch.shell_text(words)
     if text is not None:
         with contextlib.suppress(shell.TooMuch):
-            return shell.commands(text, environ)
+            return shell.commands(text[0], environ)
     return [shell.Command(line=1, words=list(words))] if words else []
 
 
@@ -102,13 +102,4 @@ def _slept(words: Sequence[str], environ: Mapping[str, str | None]) -> float | N
     if name.startswith("python"):
         found = re.findall(r"\bsleep\(\s*(\d+(?:\.\d+)?)\s*\)", " ".join(words))
         return sum(map(float, found)) if found else None
-    return None
-
-
-def _shell_text(words: Sequence[str]) -> str | None:
-    """What a shell is given with -c; None when it is no shell, or is given nothing."""
-    name = os.path.basename(words[0]) if words else ""
-    at = next((n for n, word in enumerate(words) if re.fullmatch(r"-[a-z]*c", word)), None)
-    if (name == "sh" or name in launch.SHELLS) and at is not None and at + 1 < len(words):
-        return words[at + 1]
     return None

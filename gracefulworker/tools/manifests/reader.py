@@ -214,13 +214,11 @@ class Reader:
     def servers(self) -> list[Server]:
         """Return every gunicorn in what was taken in."""
         found = []
-        overrides = [one for one in self._compose if _is_override(one.file)]
+        names = {one.file for one in self._compose}
         for document in self._compose:
             # `docker compose up` merges the two by itself.
-            merged = [one for one in overrides if _is_override(one.file, document.file)]
-            if document not in overrides or not any(
-                _is_override(document.file, one.file) for one in self._compose
-            ):
+            merged = [one for one in self._compose if document.file in _overridden(one.file)]
+            if not names & _overridden(document.file):
                 self.units += units.of_compose(document, *merged)
         units_given = {source.unit for source in self._systemd}
         for source in self._systemd:
@@ -310,10 +308,7 @@ class Reader:
     def _of_unit(self, unit: Unit, all_units: Sequence[Unit], pod: Pod | None) -> list[Server]:
         image, reason = self.images.of(unit, all_units)
         words, place, environ = [*unit.words, *unit.arguments], unit.place, unit.environ
-        sh = dockerfile.shell_of(unit.image)
-        shells = {stage.sh for file in self.images.dockerfiles for stage in file.stages}
-        if unit.image and sh == "dash" and len(shells) == 1:
-            (sh,) = shells  # which image it is may not be known, but they have all one shell
+        sh = self.images.shell_of(unit.image)
         if image is not None:
             environ = {**image.environ, **environ}
             sh = image.sh
@@ -437,16 +432,14 @@ class Reader:
         for source in list(self.scripts.unused()):
             place = Place(source.file, source.line, "")
             name = f"script {source.name}"
+            around = self.scripts.around(source.file, {})
+            launches = launch.of_script(source, around)
             if not source.named:
-                around = self.scripts.around(source.file, {})
-                if launch.of_script(source, around) or around.gaps:
+                if launches or around.gaps:
                     why = "nothing in the files starts it"
                     why += "" if source.title else ": name it to have it judged"
                     self.not_judged.append(Unjudged(name, place, why))
-                continue
-            around = self.scripts.around(source.file, {})
-            launches = launch.of_script(source, around)
-            if launches:
+            elif launches:
                 self._note_gaps(name, around)
                 found += self._servers(name, launches, {})
             else:
@@ -560,12 +553,10 @@ def _is_compose(document: Node) -> bool:
     return document["services"].is_mapping and not is_azure
 
 
-def _is_override(file: str, of: str | None = None) -> bool:
-    """Whether a compose file is called as one that is merged into another, or into this one."""
-    directory, name = os.path.split(file)
-    stem, dot, rest = name.partition(".override.")
-    others = [os.path.join(directory, f"{stem}.{end}") for end in ("yml", "yaml")]
-    return bool(dot) and rest in ("yml", "yaml") and (of is None or of in others)
+def _overridden(file: str) -> set[str]:
+    """The compose files that one is merged into, going by its name; none if it is no override."""
+    stem, dot, end = file.rpartition(".override.")
+    return {f"{stem}.{one}" for one in ("yml", "yaml")} if dot and end in ("yml", "yaml") else set()
 
 
 def _reads_arguments(image: dockerfile.Image, around: Surroundings) -> bool:

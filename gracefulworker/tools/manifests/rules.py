@@ -621,8 +621,9 @@ def sidecar(server: Server) -> Iterator[Mistake]:
     delay, finish, presleep = server.delay, server.finish, server.presleep()
     if server.pod is None or server.container is None or delay is None or presleep is None:
         return
-    kept, fix = delay + presleep, str(remedy(server))
-    for front in in_front(server):
+    kept, fronts = delay + presleep, in_front(server)
+    fix = str(remedy(server)) if fronts else ""
+    for front in fronts:
         name = f"{front.name} ({front.program})"
         sleep = front.quits_after
         if sleep is None:
@@ -746,16 +747,13 @@ def no_delay(server: Server) -> Iterator[Mistake]:
             fix,
         )
         return
+    container = server.container
+    has_hook = container is not None and bool(container.node["lifecycle"]["preStop"])
     yield Mistake(
         ERROR,
         server.place_of("GRACEFUL_DELAY"),
         f"gunicorn (worker class {name}) stops as soon as SIGTERM arrives, and there is no preStop "
-        "hook"
-        + (
-            ""
-            if server.container is None or not server.container.node["lifecycle"]["preStop"]
-            else " that sleeps before it"
-        ),
+        f"hook{' that sleeps before it' if has_hook else ''}",
         "for some seconds at each deploy new connections are refused: 502 from the balancer"
         + (" (as soon as it hears of SIGTERM, see sigterm-lost)" if server.launch.holders else ""),
         fix,

@@ -44,7 +44,7 @@ class Scripts:
         yield from (source for source in self.sources if source.origin not in self._used)
 
     def notes(self) -> Iterator[str]:
-        """Yield a sentence for each that is used, and was taken among several."""
+        """Yield a sentence for each that was taken among several."""
         for source in self._ambiguous.values():
             yield f"there are several scripts called {source.name}: {source.file} was taken"
 

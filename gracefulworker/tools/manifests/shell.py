@@ -236,10 +236,11 @@ def commands(
     except RecursionError:
         raise TooMuch("is nested too deeply") from None
     waits = sum(walk.waits)
+    at_exit = walk.trapped(walk.at_exit) if walk.at_exit else None
     for number, command in enumerate(walk.found):
         action = walk.state.trap if walk.state.trap is not None else walk.actions[number]
         command.trap = None if action is None else walk.trapped(action)
-        command.at_exit = walk.trapped(walk.at_exit) if walk.at_exit else None
+        command.at_exit = at_exit
         command.is_trapped = walk.is_trapped
         command.is_followed = number + 1 < len(walk.found)
         waits -= walk.waits[number]
@@ -1099,7 +1100,7 @@ def _is_alone(nodes: Sequence[Any]) -> bool:
     if len(nodes) < 2:
         return True
     before, separator = nodes[-2], nodes[-2].type
-    if before.end_point[0] < nodes[-1].start_point[0] or separator in ("\n", "&&", "||"):
+    if before.end_point[0] < nodes[-1].start_point[0] or separator == "\n":
         return True
     return bool(separator == ";" and nodes[-1].type != "list")
 

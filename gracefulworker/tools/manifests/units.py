@@ -163,8 +163,10 @@ def of_compose(*documents: Node) -> Iterator[Unit]:
 
 
 def _below(file: str, context: str, name: str) -> list[str]:
-    """Where a Dockerfile may be: below the compose file's directory, or, since a path is relative
-    to the first of several files, below one above it."""
+    """Where a Dockerfile may be: below the compose file's directory, or below one above it.
+
+    A path is relative to the first of several files, which may stand higher up.
+    """
     directory, found = os.path.dirname(file), []
     while True:
         found.append(os.path.normpath(os.path.join(directory, context, name or "Dockerfile")))
