@@ -177,6 +177,7 @@ TABLE = {
     # gunicorn's own types, and names.
     "short-options.Dockerfile": ("options!2", 1, 0, 0),
     "application-variable.sh": ("", 1, 0, 0),
+    "threads-egg.Dockerfile": ("options:2", 1, 0, 0),
     "threads.Dockerfile": ("options:2", 1, 0, 0),
     "option-in-one-word.yaml": ("options!3", 1, 0, 0),
     "dollar-unread.yaml": ("options!11", 1, 0, 0),

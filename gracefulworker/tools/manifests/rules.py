@@ -301,7 +301,7 @@ def keep_alive(server: Server) -> Iterator[Mistake]:
     worker = server.worker
     if worker is None or not server.knows("keepalive"):
         return
-    name = worker.rsplit(".", 1)[-1].rsplit("#", 1)[-1].lower()
+    name = _short(worker)
     if not name.startswith(KEEPERS):
         return
     keepalive = float(server.read.cfg.keepalive)
@@ -564,9 +564,12 @@ def options(server: Server) -> Iterator[Mistake]:
             "correct or remove it (`gunicorn --help` has all options)",
         )
     yield from _worker_class(server, refused)
-    name = (server.worker or "").rsplit(".", 1)[-1].lower()
     threads = server.read.given.get("threads")
-    if threads is not None and server.knows("threads") and name.startswith(WITHOUT_THREADS):
+    if (
+        threads is not None
+        and server.knows("threads")
+        and _short(server.worker or "").startswith(WITHOUT_THREADS)
+    ):
         yield Mistake(
             WARNING,
             server.place_of(threads),
@@ -580,6 +583,11 @@ def options(server: Server) -> Iterator[Mistake]:
     for warning in server.ours.warnings if server.ours is not None else ():
         place = server.place_of(warning)
         yield Mistake(WARNING, place, warning, ignored, "as the sentence says")
+
+
+def _short(worker: str) -> str:
+    """A worker class's own name: ``egg:gunicorn#gevent`` and ``gracefulworker.gevent`` alike."""
+    return worker.rsplit(".", 1)[-1].rsplit("#", 1)[-1].lower()
 
 
 def _worker_class(server: Server, refused: str) -> Iterator[Mistake]:
